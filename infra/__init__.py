@@ -1,0 +1,1 @@
+"""What exists in the cloud, and how a version moves through it."""

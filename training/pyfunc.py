@@ -1,0 +1,23 @@
+"""The registered model as MLflow loads it: code that lies with the version, over the scorer. Run by MLflow alone."""
+
+from pathlib import Path
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+
+class SentimentModel(PythonModel):
+    """One column `text` in; `label` and `positive` (the probability) out, a row each."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        from service.scorer import Scorer  # from the version's own code folder
+
+        self._scorer = Scorer.read(Path(context.artifacts["bundle"]) / "scorer.safetensors")
+
+    def predict(self, context, model_input, params=None):  # noqa: ANN001, ANN201, ARG002 (MLflow takes hints for a schema)
+        positive = [score.positive for score in self._scorer.score_all(list(model_input["text"]))]
+        return pd.DataFrame({"label": ["positive" if p >= 0.5 else "negative" for p in positive], "positive": positive})
+
+
+set_model(SentimentModel())

@@ -1,0 +1,296 @@
+"""The registry: the only place that spells MLflow's names and URIs.
+
+Where it lives follows MLFLOW_TRACKING_URI (and MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), as people expect;
+unset, it is mlflow.db in the working directory. MLflow takes seconds to import, so it is imported when it is used.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service import bundle
+from training.candidate import Candidate
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHALLENGER, CHAMPION = "challenger", "champion"
+
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default of 7 with back-off leaves people waiting for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+class RegistryError(RuntimeError):
+    """The registry refused, did not answer, or holds something that must not be used."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered model version."""
+
+    number: int
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    run_id: str
+    created: int  # milliseconds since 1970, UTC
+    metrics: dict[str, float]
+
+    @property
+    def accuracy_by_source(self) -> dict[str, float]:
+        return {k.removeprefix("accuracy."): v for k, v in self.metrics.items() if k.startswith("accuracy.")}
+
+    @property
+    def scorer_sha256(self) -> str:
+        return self.tags.get("scorer_sha256", "")
+
+
+@cache
+def model_name() -> str:
+    """The product's name, from the installed project's own metadata."""
+    project = next(d for d in distributions() if "training" in (d.read_text("top_level.txt") or "").split())
+    return project.name
+
+
+def log(candidate: Candidate) -> str:
+    """Record the candidate as a run: parameters, data, the gate's metrics, report and picture. Returns the run's id.
+
+    A run that an earlier, interrupted call began is completed instead of begun again.
+    """
+    record, gate = candidate.record, _gate_of(candidate)
+    with _connected(f"{candidate.folder} is kept: run `sentiment register` when the registry is back") as client:
+        run_id = candidate.run_id
+        if run_id is None or not _run_exists(client, run_id):
+            run_id = client.create_run(_experiment(client), run_name=record.lineage.scorer_sha256[:12]).info.run_id
+            candidate.run_id = run_id
+        try:
+            for name, value in {**record.params, "sources": " ".join(record.sources)}.items():
+                client.log_param(run_id, name, value)
+            for name, value in _metrics(candidate, gate).items():
+                client.log_metric(run_id, name, value, step=0)
+            for name, value in _tags(candidate, gate).items():
+                client.set_tag(run_id, name, value)
+            client.log_artifact(run_id, str(candidate.bundle / bundle.GATE), "gate")
+            client.log_artifact(run_id, str(candidate.report), "gate")
+        except BaseException:
+            client.set_terminated(run_id, "FAILED")
+            raise
+        client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+
+def register(candidate: Candidate) -> Version:
+    """Make a version of a candidate that passed the gate, as @challenger. The same candidate gives the same version."""
+    bundle.Bundle.read(candidate.bundle)
+    gate = _gate_of(candidate)
+    if gate.verdict != "passed":
+        raise RegistryError(f"{candidate.folder}: the gate rejected it: {'; '.join(gate.reasons)}")
+    champion = find(CHAMPION)
+    if (champion.scorer_sha256 if champion else None) != gate.champion_sha256:
+        raise RegistryError(
+            f"{candidate.folder}: the gate compared it with version {gate.champion_version}, @{CHAMPION} is now "
+            f"{f'version {champion.number}' if champion else 'unset'}: run `sentiment gate` again"
+        )
+
+    run_id = log(candidate)
+    with _connected(f"{candidate.folder} is kept: run `sentiment register` when the registry is back") as client:
+        found = [v for v in _search(client) if v.run_id == run_id]
+        number = str((found[0] if found else _create_version(client, candidate, run_id)).version)
+        client.set_registered_model_alias(model_name(), CHALLENGER, number)
+        return _version(client, client.get_model_version(model_name(), number))
+
+
+def promote(number: int) -> Version:
+    """Point @champion at a version, and take @challenger from it."""
+    with _connected() as client:
+        chosen = _version(client, client.get_model_version(model_name(), str(number)))
+        if chosen.tags.get("gate") != "passed":
+            verdict = chosen.tags.get("gate", "never judged")
+            raise RegistryError(f"version {number}: the gate's verdict is {verdict!r}: only a passed one is promoted")
+        client.set_registered_model_alias(model_name(), CHAMPION, str(number))
+        if CHALLENGER in chosen.aliases:
+            client.delete_registered_model_alias(model_name(), CHALLENGER)
+        return _version(client, client.get_model_version(model_name(), str(number)))
+
+
+def find(reference: str | int) -> Version | None:
+    """The version with this number or alias, or None."""
+    with _connected() as client:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if isinstance(reference, int):
+                return _version(client, client.get_model_version(model_name(), str(reference)))
+            return _version(client, client.get_model_version_by_alias(model_name(), reference))
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+
+
+def versions() -> list[Version]:
+    """All versions, the newest first."""
+    with _connected() as client:
+        return [_version(client, found) for found in _search(client)]
+
+
+def fetch(chosen: Version, cache_folder: Path) -> Path:
+    """The version's bundle on local disk, checked against the sha256 it was registered with."""
+    folder = cache_folder / f"{chosen.number}-{chosen.scorer_sha256[:12]}"
+    if not folder.exists():
+        with _connected() as client, tempfile.TemporaryDirectory(dir=_made(cache_folder)) as unfinished:
+            from mlflow.artifacts import download_artifacts
+
+            source = client.get_model_version_download_uri(model_name(), str(chosen.number))
+            downloaded = download_artifacts(artifact_uri=f"{source}/artifacts/bundle", dst_path=unfinished)
+            shutil.move(downloaded, folder)
+    try:
+        sha256 = bundle.Bundle.read(folder).scorer.sha256
+        if sha256 != chosen.scorer_sha256:
+            raise bundle.BundleError(f"registered as scorer {chosen.scorer_sha256}, its file is {sha256}")
+    except ValueError as error:
+        shutil.rmtree(folder)
+        raise RegistryError(f"version {chosen.number} is refused: {error}") from error
+    return folder
+
+
+def _create_version(client: "MlflowClient", candidate: Candidate, run_id: str) -> "ModelVersion":
+    """Log the pickle-free model under the run and register it, with its tags from the first moment on."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    name = model_name()
+    with tempfile.TemporaryDirectory() as folder:
+        code = Path(folder) / "service"
+        code.mkdir()
+        for module in ("__init__.py", "scorer.py"):
+            shutil.copy(Path(bundle.__file__).parent / module, code)
+        with mlflow.start_run(run_id=run_id):
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(Path(__file__).parent / "pyfunc.py"),
+                artifacts={"bundle": str(candidate.bundle)},
+                code_paths=[str(code)],
+                signature=ModelSignature(
+                    Schema([ColSpec("string", "text")]),
+                    Schema([ColSpec("string", "label"), ColSpec("double", "positive")]),
+                ),
+                input_example={"text": ["A quiet, moving film."]},
+                pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "numpy", "safetensors")],
+            )
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return client.create_model_version(
+        name, logged.model_uri, run_id, tags=_tags(candidate, _gate_of(candidate)), model_id=logged.model_id
+    )
+
+
+def _gate_of(candidate: Candidate) -> bundle.GateRecord:
+    path = candidate.bundle / bundle.GATE
+    if not path.is_file():
+        raise RegistryError(f"{candidate.folder}: not judged yet: run `sentiment gate`")
+    gate = bundle.read_json(path, bundle.GateRecord)
+    if gate.challenger != candidate.record.lineage:
+        raise RegistryError(f"{candidate.folder}: gate.json is about another model: run `sentiment gate` again")
+    return gate
+
+
+def _tags(candidate: Candidate, gate: bundle.GateRecord) -> dict[str, str]:
+    lineage = candidate.record.lineage
+    return {
+        "scorer_sha256": lineage.scorer_sha256,
+        "data_digest": lineage.data_digest,
+        "git_sha": lineage.git_sha,
+        "git_dirty": str(lineage.git_dirty).lower(),
+        "trained_at": lineage.trained_at,
+        "sources": " ".join(candidate.record.sources),
+        "params": json.dumps(candidate.record.params, sort_keys=True),
+        "gate": gate.verdict,
+    }
+
+
+def _metrics(candidate: Candidate, gate: bundle.GateRecord) -> dict[str, float]:
+    """`accuracy` over all, `accuracy.SOURCE`, and the same for auc and ece; MLflow allows no spaces to be sure of."""
+    accuracy = {part.name.removeprefix("source "): part.challenger for part in gate.slices}
+    metrics = {"training_seconds": candidate.record.seconds}
+    for calibration in gate.calibration:
+        suffix = "" if calibration.name == "all" else f".{calibration.name}"
+        values = {"accuracy": accuracy[calibration.name], "auc": calibration.auc, "ece": calibration.ece}
+        metrics |= {metric + suffix: value for metric, value in values.items()}
+    return metrics
+
+
+def _experiment(client: "MlflowClient") -> str:
+    found = client.get_experiment_by_name(model_name())
+    return found.experiment_id if found else client.create_experiment(model_name())
+
+
+def _run_exists(client: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+def _search(client: "MlflowClient") -> list["ModelVersion"]:
+    found = client.search_model_versions(f"name = '{model_name()}'", max_results=1_000)
+    return sorted(found, key=lambda v: -int(v.version))
+
+
+def _version(client: "MlflowClient", found: "ModelVersion") -> Version:
+    run_id, number = str(found.run_id), int(found.version)
+    aliases = client.get_registered_model(model_name()).aliases  # a search leaves a version's own aliases empty
+    return Version(
+        number=number,
+        aliases=tuple(sorted(alias for alias, at in aliases.items() if int(at) == number)),
+        tags=dict(found.tags),
+        run_id=run_id,
+        created=int(found.creation_timestamp or 0),
+        metrics=client.get_run(run_id).data.metrics if run_id and _run_exists(client, run_id) else {},
+    )
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _connected(consequence: str = "") -> Iterator["MlflowClient"]:
+    """A client, with everything that can go wrong on the way told as one RegistryError."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = mlflow.get_tracking_uri()
+    try:
+        yield mlflow.MlflowClient()
+    except MlflowException as error:
+        raise RegistryError("; ".join(filter(None, [f"MLflow at {uri}: {error.message}", consequence]))) from error
