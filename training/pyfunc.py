@@ -15,9 +15,10 @@ class SentimentModel(PythonModel):
 
         self._scorer = Scorer.read(Path(context.artifacts["bundle"]) / "scorer.safetensors")
 
-    def predict(self, context, model_input, params=None):  # noqa: ANN001, ANN201, ARG002 (MLflow takes hints for a schema)
+    def predict(self, context, model_input, params=None):  # type: ignore[override]  # noqa: ARG002 (MLflow would take hints for a schema)
         positive = [score.positive for score in self._scorer.score_all(list(model_input["text"]))]
-        return pd.DataFrame({"label": ["positive" if p >= 0.5 else "negative" for p in positive], "positive": positive})
+        labels = ["positive" if p >= 0.5 else "negative" for p in positive]
+        return pd.DataFrame({"label": labels, "positive": positive})
 
 
 set_model(SentimentModel())

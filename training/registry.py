@@ -7,8 +7,10 @@ unset, it is mlflow.db in the working directory. MLflow takes seconds to import,
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +30,8 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # the default of 7 with back-off leaves people waiting for minutes
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default of 7 with back-off leaves people waiting for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds, each time
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -151,6 +153,8 @@ def versions() -> list[Version]:
 
 def fetch(chosen: Version, cache_folder: Path) -> Path:
     """The version's bundle on local disk, checked against the sha256 it was registered with."""
+    if not chosen.scorer_sha256:
+        raise RegistryError(f"version {chosen.number} has no bundle: it was not made by `sentiment register`")
     folder = cache_folder / f"{chosen.number}-{chosen.scorer_sha256[:12]}"
     if not folder.exists():
         with _connected() as client, tempfile.TemporaryDirectory(dir=_made(cache_folder)) as unfinished:
@@ -182,7 +186,8 @@ def _create_version(client: "MlflowClient", candidate: Candidate, run_id: str) -
         code.mkdir()
         for module in ("__init__.py", "scorer.py"):
             shutil.copy(Path(bundle.__file__).parent / module, code)
-        with mlflow.start_run(run_id=run_id):
+        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*type hints? ", UserWarning)  # the signature below is the schema
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).parent / "pyfunc.py"),
@@ -288,9 +293,39 @@ def _connected(consequence: str = "") -> Iterator["MlflowClient"]:
 
     import mlflow
     from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     uri = mlflow.get_tracking_uri()
     try:
+        _ask_database(uri)
         yield mlflow.MlflowClient()
-    except MlflowException as error:
-        raise RegistryError("; ".join(filter(None, [f"MLflow at {uri}: {error.message}", consequence]))) from error
+    except (MlflowException, SQLAlchemyError, RequestException) as error:
+        code = getattr(error, "error_code", "")
+        if code in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+            said = "refuses the user name or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        elif isinstance(cause := error.__context__ or error, RequestException):
+            said = f"does not answer: {type(cause).__name__}"
+        else:
+            said = f"failed: {_first_line(error)}"
+        message = f"MLflow at {_without_password(uri)} {said}"
+        raise RegistryError(f"{message}; {consequence}" if consequence else message) from error
+
+
+@cache
+def _ask_database(uri: str) -> None:
+    """Connect once to a database that the URI names: MLflow itself would try for 100 s before it says no."""
+    if uri.partition(":")[0].startswith(("postgresql", "mysql", "mssql")):
+        from sqlalchemy import create_engine
+
+        engine = create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(getattr(error, "message", error)).strip().partition("\n")[0][:300]
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
