@@ -9,9 +9,11 @@ from pathlib import Path
 
 import bentoml
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.bundle import Bundle
 from service.schema import ModelInfo, Prediction, Text
@@ -35,6 +37,22 @@ async def _model(_: Request) -> JSONResponse:
     return JSONResponse(load()[1].model_dump())
 
 
+class JsonOnly:
+    """Answers 415 to a POST of anything but JSON: BentoML would parse forms as well, and fail on broken ones."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            content_type = Headers(scope=scope).get("content-type", "(none)")
+            if content_type.partition(";")[0].strip().lower() != "application/json":
+                error = {"error": f"content-type is {content_type[:100]}: expected application/json"}
+                await JSONResponse(error, status_code=415)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 @bentoml.asgi_app(Starlette(routes=[Route("/model", _model)]))
 @bentoml.service(
     name="sentiment",
@@ -56,3 +74,6 @@ class Sentiment:
         return Prediction(
             label="positive" if positive >= 0.5 else "negative", positive=positive, model_version=self._version
         )
+
+
+Sentiment.add_asgi_middleware(JsonOnly)  # pyright: ignore[reportArgumentType] (BentoML types the class as its call)

@@ -21,11 +21,11 @@ def serve_command(bundle: Path, *, port: int, host: str = "127.0.0.1", workers: 
     return [sys.executable, "-m", "service.serve", *map(str, words)]
 
 
-def is_taken(port: int) -> bool:
+def is_taken(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return True
         return False

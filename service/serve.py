@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from service.process import is_taken
+
 if TYPE_CHECKING:
     from bentoml._internal.external_typing import ASGIApp
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, help="processes that share the port")
 def main(bundle: Path, version: str, host: str, port: int, workers: int) -> None:
     """Serve a bundle over HTTP until told to stop."""
+    if is_taken(port, host):
+        sys.exit(f"error: port {port} is taken: stop what listens there, or choose another")
     os.environ |= {"MODEL_BUNDLE": str(bundle.resolve()), "MODEL_VERSION": version}
     with tempfile.TemporaryDirectory(prefix="metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read when the first metric is made, in every worker

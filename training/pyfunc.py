@@ -15,7 +15,12 @@ class SentimentModel(PythonModel):
 
         self._scorer = Scorer.read(Path(context.artifacts["bundle"]) / "scorer.safetensors")
 
-    def predict(self, context, model_input, params=None):  # type: ignore[override]  # noqa: ARG002 (MLflow would take hints for a schema)
+    def predict(  # pyright: ignore[reportIncompatibleMethodOverride] (its hint says None)
+        self,
+        context: PythonModelContext,  # noqa: ARG002
+        model_input: pd.DataFrame,
+        params: dict[str, object] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
         positive = [score.positive for score in self._scorer.score_all(list(model_input["text"]))]
         labels = ["positive" if p >= 0.5 else "negative" for p in positive]
         return pd.DataFrame({"label": labels, "positive": positive})

@@ -1,18 +1,11 @@
 """The registry: the only place that spells MLflow's names and URIs.
 
-Where it lives follows MLFLOW_TRACKING_URI (and MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), as people expect;
-unset, it is mlflow.db in the working directory. MLflow takes seconds to import, so it is imported when it is used.
+MLflow takes a second to import, so it is imported when it is used.
 """
 
 import json
-import logging
-import os
-import re
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions, version
@@ -21,25 +14,14 @@ from typing import TYPE_CHECKING
 
 from service import bundle
 from training.candidate import Candidate
+from training.connection import RegistryError, connected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER, CHAMPION = "challenger", "champion"
-
-_DEFAULTS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default of 7 with back-off leaves people waiting for minutes
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds, each time
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-
-
-class RegistryError(RuntimeError):
-    """The registry refused, did not answer, or holds something that must not be used."""
+_KEPT = "{} is kept: run `sentiment register` when the registry is back"
 
 
 @dataclass(frozen=True)
@@ -75,7 +57,7 @@ def log(candidate: Candidate) -> str:
     A run that an earlier, interrupted call began is completed instead of begun again.
     """
     record, gate = candidate.record, _gate_of(candidate)
-    with _connected(f"{candidate.folder} is kept: run `sentiment register` when the registry is back") as client:
+    with connected(_KEPT.format(candidate.folder)) as client:
         run_id = candidate.run_id
         if run_id is None or not _run_exists(client, run_id):
             run_id = client.create_run(_experiment(client), run_name=record.lineage.scorer_sha256[:12]).info.run_id
@@ -110,7 +92,7 @@ def register(candidate: Candidate) -> Version:
         )
 
     run_id = log(candidate)
-    with _connected(f"{candidate.folder} is kept: run `sentiment register` when the registry is back") as client:
+    with connected(_KEPT.format(candidate.folder)) as client:
         found = [v for v in _search(client) if v.run_id == run_id]
         number = str((found[0] if found else _create_version(client, candidate, run_id)).version)
         client.set_registered_model_alias(model_name(), CHALLENGER, number)
@@ -119,7 +101,7 @@ def register(candidate: Candidate) -> Version:
 
 def promote(number: int) -> Version:
     """Point @champion at a version, and take @challenger from it."""
-    with _connected() as client:
+    with connected() as client:
         chosen = _version(client, client.get_model_version(model_name(), str(number)))
         if chosen.tags.get("gate") != "passed":
             verdict = chosen.tags.get("gate", "never judged")
@@ -132,7 +114,7 @@ def promote(number: int) -> Version:
 
 def find(reference: str | int) -> Version | None:
     """The version with this number or alias, or None."""
-    with _connected() as client:
+    with connected() as client:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -147,7 +129,7 @@ def find(reference: str | int) -> Version | None:
 
 def versions() -> list[Version]:
     """All versions, the newest first."""
-    with _connected() as client:
+    with connected() as client:
         return [_version(client, found) for found in _search(client)]
 
 
@@ -157,7 +139,7 @@ def fetch(chosen: Version, cache_folder: Path) -> Path:
         raise RegistryError(f"version {chosen.number} has no bundle: it was not made by `sentiment register`")
     folder = cache_folder / f"{chosen.number}-{chosen.scorer_sha256[:12]}"
     if not folder.exists():
-        with _connected() as client, tempfile.TemporaryDirectory(dir=_made(cache_folder)) as unfinished:
+        with connected() as client, tempfile.TemporaryDirectory(dir=_made(cache_folder)) as unfinished:
             from mlflow.artifacts import download_artifacts
 
             source = client.get_model_version_download_uri(model_name(), str(chosen.number))
@@ -186,8 +168,7 @@ def _create_version(client: "MlflowClient", candidate: Candidate, run_id: str) -
         code.mkdir()
         for module in ("__init__.py", "scorer.py"):
             shutil.copy(Path(bundle.__file__).parent / module, code)
-        with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*type hints? ", UserWarning)  # the signature below is the schema
+        with mlflow.start_run(run_id=run_id):
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).parent / "pyfunc.py"),
@@ -282,50 +263,3 @@ def _version(client: "MlflowClient", found: "ModelVersion") -> Version:
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def _connected(consequence: str = "") -> Iterator["MlflowClient"]:
-    """A client, with everything that can go wrong on the way told as one RegistryError."""
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    uri = mlflow.get_tracking_uri()
-    try:
-        _ask_database(uri)
-        yield mlflow.MlflowClient()
-    except (MlflowException, SQLAlchemyError, RequestException) as error:
-        code = getattr(error, "error_code", "")
-        if code in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
-            said = "refuses the user name or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        elif isinstance(cause := error.__context__ or error, RequestException):
-            said = f"does not answer: {type(cause).__name__}"
-        else:
-            said = f"failed: {_first_line(error)}"
-        message = f"MLflow at {_without_password(uri)} {said}"
-        raise RegistryError(f"{message}; {consequence}" if consequence else message) from error
-
-
-@cache
-def _ask_database(uri: str) -> None:
-    """Connect once to a database that the URI names: MLflow itself would try for 100 s before it says no."""
-    if uri.partition(":")[0].startswith(("postgresql", "mysql", "mssql")):
-        from sqlalchemy import create_engine
-
-        engine = create_engine(uri)
-        engine.connect().close()
-        engine.dispose()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(getattr(error, "message", error)).strip().partition("\n")[0][:300]
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)

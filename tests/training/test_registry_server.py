@@ -118,6 +118,7 @@ def test_a_wrong_password_is_told_and_loses_nothing(copy: Candidate, monkeypatch
     assert copy.run_id is None
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_is_told_and_register_resumes_when_it_is_back(
     copy: Candidate, tracking: TrackingServer, tmp_path: Path
 ):

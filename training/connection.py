@@ -1,0 +1,76 @@
+"""A connection to MLflow, and everything that can go wrong with it told in one line.
+
+Where it leads follows MLFLOW_TRACKING_URI (and MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), as people expect;
+unset, to mlflow.db in the working directory.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default of 7 with back-off leaves people waiting for minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds, each time
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+
+
+class RegistryError(RuntimeError):
+    """The registry refused, did not answer, or holds something that must not be used."""
+
+
+@contextmanager
+def connected(consequence: str = "") -> Iterator["MlflowClient"]:
+    """A client, with everything that can go wrong on the way told as one RegistryError."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    uri = mlflow.get_tracking_uri()
+    try:
+        _ask_database(uri)
+        yield mlflow.MlflowClient()
+    except (MlflowException, SQLAlchemyError, RequestException) as error:
+        code = getattr(error, "error_code", "")
+        if code in {"UNAUTHENTICATED", "PERMISSION_DENIED"}:
+            said = "refuses the user name or password: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        elif isinstance(cause := error.__context__ or error, RequestException):
+            said = f"does not answer: {type(cause).__name__}"
+        else:
+            said = f"failed: {_first_line(error)}"
+        message = f"MLflow at {_without_password(uri)} {said}"
+        raise RegistryError(f"{message}; {consequence}" if consequence else message) from error
+
+
+@cache
+def _ask_database(uri: str) -> None:
+    """Connect once to a database that the URI names: MLflow itself would try for 100 s before it says no."""
+    if uri.partition(":")[0].startswith(("postgresql", "mysql", "mssql")):
+        from sqlalchemy import create_engine
+
+        engine = create_engine(uri)
+        engine.connect().close()
+        engine.dispose()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(getattr(error, "message", error)).strip().partition("\n")[0][:300]
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
