@@ -11,6 +11,7 @@ import sentiment
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
+COMMAND = r"(?:^|`|/)sentiment ([a-z]+)((?: --[a-z-]+)*)"
 
 
 def test_every_make_target_it_names_exists():
@@ -20,14 +21,14 @@ def test_every_make_target_it_names_exists():
 
 
 def test_every_command_and_option_it_names_exists():
-    for name, rest in re.findall(r"sentiment ([a-z]+)((?: --[a-z-]+)*)", README):
+    for name, rest in re.findall(COMMAND, README, re.MULTILINE):
         assert name in sentiment.cli.commands
         options = {o for parameter in sentiment.cli.commands[name].params for o in parameter.opts}
         assert set(rest.split()) <= options
 
 
 def test_every_command_is_in_it():
-    assert set(sentiment.cli.commands) <= set(re.findall(r"sentiment ([a-z]+)", README))
+    assert set(sentiment.cli.commands) == {name for name, _ in re.findall(COMMAND, README, re.MULTILINE)}
 
 
 def test_its_tree_is_the_tree():
