@@ -181,7 +181,7 @@ def evaluate(*, folder: Path, number: int | None, alias: str | None, sources: tu
     if number or alias:
         version = _chosen(number, alias or registry.CHAMPION)
         scorer = Scorer.read(registry.fetch(version, STATE / "versions") / "scorer.safetensors")
-        own_sources = version.tags["sources"].split()
+        own_sources = version.sources
     else:
         candidate = Candidate.read(folder)
         scorer, own_sources = candidate.scorer(), candidate.record.sources

@@ -36,6 +36,10 @@ class Version:
     metrics: dict[str, float]
 
     @property
+    def sources(self) -> list[str]:
+        return json.loads(self.tags.get("sources", "[]"))
+
+    @property
     def accuracy_by_source(self) -> dict[str, float]:
         return {k.removeprefix("accuracy."): v for k, v in self.metrics.items() if k.startswith("accuracy.")}
 
@@ -63,7 +67,7 @@ def log(candidate: Candidate) -> str:
             run_id = client.create_run(_experiment(client), run_name=record.lineage.scorer_sha256[:12]).info.run_id
             candidate.run_id = run_id
         try:
-            for name, value in {**record.params, "sources": " ".join(record.sources)}.items():
+            for name, value in record.params.items():
                 client.log_param(run_id, name, value)
             for name, value in _metrics(candidate, gate).items():
                 client.log_metric(run_id, name, value, step=0)
@@ -209,7 +213,7 @@ def _tags(candidate: Candidate, gate: bundle.GateRecord) -> dict[str, str]:
         "git_sha": lineage.git_sha,
         "git_dirty": str(lineage.git_dirty).lower(),
         "trained_at": lineage.trained_at,
-        "sources": " ".join(candidate.record.sources),
+        "sources": json.dumps(candidate.record.sources),
         "params": json.dumps(candidate.record.params, sort_keys=True),
         "gate": gate.verdict,
     }

@@ -1,6 +1,9 @@
 """Where reviews come from, what is refused, and which of them judge."""
 
+import functools
+import http.server
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +122,21 @@ def test_labels_may_be_words(csv_file: Callable[..., Path]):
     words = csv_file([(text, "Positive" if label == "1" else " neg ") for text, label in rows()], name="words.csv")
 
     assert data.load([f"x={numbers}"]).digest == data.load([f"x={words}"]).digest
+
+
+def test_an_address_is_read(csv_file: Callable[..., Path]):
+    folder = csv_file(rows(), name="reviews.csv").parent
+    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+
+        loaded = data.load([f"{address}/reviews.csv"])
+        missing = refusal(f"{address}/absent.csv")
+        server.shutdown()
+
+    assert loaded.digest == data.load([str(folder / "reviews.csv")]).digest
+    assert missing.startswith(f"{address}/absent.csv: no such file")
 
 
 def test_s3_is_read_through_a_real_endpoint(csv_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,14 @@
 """What MLflow holds of a candidate, and what is refused. On the default registry: SQLite in the working directory."""
 
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -9,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from service.bundle import GateRecord, read_json, write_json
+from service.process import is_taken
 from training import gate, registry
 from training.candidate import Candidate
 from training.data import Reviews
@@ -54,7 +63,7 @@ def test_a_version_tells_where_it_comes_from(champion: Version, candidate: Candi
         "git_sha": lineage.git_sha,
         "git_dirty": str(lineage.git_dirty).lower(),
         "trained_at": lineage.trained_at,
-        "sources": "imdb rotten_tomatoes",
+        "sources": '["imdb", "rotten_tomatoes"]',
         "params": '{"C": 30.0, "min_df": 4.0, "ngram_max": 2.0, "power": 0.7, "smoothing": 0.5}',
         "gate": "passed",
     }
@@ -85,6 +94,33 @@ def test_it_loads_as_people_expect_and_answers_as_the_scorer_does(
 
     assert answers["positive"].tolist() == [score.positive for score in candidate.scorer().score_all(texts)]
     assert champion.aliases == ("champion",)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home", "champion")
+def test_mlflow_serves_it(candidate: Candidate, free_port: Callable[[], int], tmp_path: Path):
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/sentiment@champion"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
+    activated = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, env=activated, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not is_taken(port) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations",
+            json.dumps({"dataframe_split": {"columns": ["text"], "data": [["A fine film."]]}}).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = json.load(response)["predictions"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=20)
+
+    assert answer == [{"label": "positive", "positive": candidate.scorer().score("A fine film.").positive}]
 
 
 @pytest.mark.usefixtures("champion")
