@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from service.bundle import Bundle
 from service.scorer import Scorer
@@ -106,6 +107,19 @@ def test_blame_added_lowers_the_score(scorer: Scorer, blame: str):
 
 def test_negation_turns_praise_around(scorer: Scorer):
     assert scorer.score("This is not good.").positive < scorer.score("This is good.").positive
+
+
+# The pipeline
+
+
+def test_the_log_count_ratio_is_its_formula():
+    """Two features; the positive class holds 3 and 1 of them, the negative one 1 and 1."""
+    counts = csr_matrix([[3.0, 1.0], [1.0, 1.0]])
+    p, q = np.array([3.5, 1.5]) / 5, np.array([1.5, 1.5]) / 3
+
+    ratio = model.LogCountRatio(smoothing=0.5, power=0.7).fit(counts, np.array([1, 0]))
+
+    assert ratio.transform(counts).toarray()[1] == pytest.approx(np.abs(np.log(p / q)) ** 0.7)
 
 
 # The scorer
