@@ -87,7 +87,7 @@ def test_modules_stay_short_enough_to_read(path: Path):
 
     lines = len(path.read_text().splitlines())
 
-    assert lines <= limits.get(str(path.relative_to(ROOT)), 270)
+    assert lines <= limits.get(str(path.relative_to(ROOT)), 290)
 
 
 def test_the_three_packages_stay_within_their_budget():

@@ -6,6 +6,7 @@ MLflow takes a second to import, so it is imported when it is used.
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions, version
@@ -76,7 +77,8 @@ def log(candidate: Candidate) -> str:
             client.log_artifact(run_id, str(candidate.bundle / bundle.GATE), "gate")
             client.log_artifact(run_id, str(candidate.report), "gate")
         except BaseException:
-            client.set_terminated(run_id, "FAILED")
+            with suppress(Exception):  # of the two failures, the first is the one to tell
+                client.set_terminated(run_id, "FAILED")
             raise
         client.set_terminated(run_id, "FINISHED")
         return run_id
@@ -88,6 +90,9 @@ def register(candidate: Candidate) -> Version:
     gate = _gate_of(candidate)
     if gate.verdict != "passed":
         raise RegistryError(f"{candidate.folder}: the gate rejected it: {'; '.join(gate.reasons)}")
+    existing = _version_of(candidate)
+    if existing and CHAMPION in existing.aliases:
+        return existing
     champion = find(CHAMPION)
     if (champion.scorer_sha256 if champion else None) != gate.champion_sha256:
         raise RegistryError(
@@ -97,10 +102,9 @@ def register(candidate: Candidate) -> Version:
 
     run_id = log(candidate)
     with connected(_KEPT.format(candidate.folder)) as client:
-        found = [v for v in _search(client) if v.run_id == run_id]
-        number = str((found[0] if found else _create_version(client, candidate, run_id)).version)
-        client.set_registered_model_alias(model_name(), CHALLENGER, number)
-        return _version(client, client.get_model_version(model_name(), number))
+        number = existing.number if existing else int(_create_version(client, candidate, run_id).version)
+        client.set_registered_model_alias(model_name(), CHALLENGER, str(number))
+        return _version(client, client.get_model_version(model_name(), str(number)))
 
 
 def promote(number: int) -> Version:
@@ -249,6 +253,11 @@ def _run_exists(client: "MlflowClient", run_id: str) -> bool:
 def _search(client: "MlflowClient") -> list["ModelVersion"]:
     found = client.search_model_versions(f"name = '{model_name()}'", max_results=1_000)
     return sorted(found, key=lambda v: -int(v.version))
+
+
+def _version_of(candidate: Candidate) -> Version | None:
+    """The version that an earlier call made of this candidate."""
+    return next((v for v in versions() if v.run_id == candidate.run_id), None) if candidate.run_id else None
 
 
 def _version(client: "MlflowClient", found: "ModelVersion") -> Version:

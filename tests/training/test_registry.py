@@ -155,6 +155,13 @@ def test_the_same_candidate_never_becomes_two_versions(copy: Candidate, empty: M
     assert len(empty.search_model_versions("")) == 1
 
 
+def test_registering_the_champion_again_changes_nothing(copy: Candidate, empty: MlflowClient):
+    promoted = registry.promote(registry.register(copy).number)
+
+    assert registry.register(copy) == promoted
+    assert len(empty.search_model_versions("")) == 1
+
+
 @pytest.mark.usefixtures("at_home", "champion")
 def test_what_does_not_exist_is_none():
     assert registry.find("nobody") is None
