@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+PORT ?= 3000
 BIN := .venv/bin
 LOCK = $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --python-version 3.11 \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) pyproject.toml
@@ -11,8 +12,8 @@ help:  ## list the commands
 
 setup: .venv/ready  ## create .venv from the lock, when it is missing or stale
 
-demo: setup  ## train, judge, register and serve a real model on http://localhost:3000
-	@$(BIN)/sentiment demo
+demo: setup  ## train, judge, register and serve a real model on http://localhost:3000; PORT=3456 for another
+	@$(BIN)/sentiment demo --port $(PORT)
 
 test: setup  ## the tests, in minutes
 	@$(BIN)/pytest -m "not slow"
@@ -37,7 +38,7 @@ clean:  ## remove the environment and every local result, the local registry inc
 # uv comes from the lock as well: pip installs it, and it installs the rest.
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is %s: make PYTHON=python3.11 …" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	@echo "Setting up .venv (1.5 GB of packages, once: a minute or two)"
+	@echo "Setting up .venv (2 GB of packages, once: a minute or two)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/# via/p' requirements.lock > .venv/uv.lock
 	@test -x $(BIN)/uv || $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock

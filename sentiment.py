@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,8 @@ def demo(*, retrain: bool, once: bool, port: int) -> None:
             body = json.dumps({"text": EXAMPLE})
             click.echo(f"\ncurl -H 'content-type: application/json' -d '{body}' {server.url}/predict")
             click.echo(f"{json.dumps(answer)}\n\nServing on {server.url}, log in {LOG}. Ctrl-C stops it.")
-            server.wait()
+            with suppress(KeyboardInterrupt):
+                server.wait()
     finally:
         if server:
             server.stop()
@@ -128,7 +129,7 @@ def _new_champion(clock: "Clock") -> "Version":
 
     with clock.step("read the reviews"):
         reviews = data.load(SOURCES)
-    with clock.step("train", f"on {len(reviews):,} reviews"):
+    with clock.step("train", _sizes(reviews)):
         candidate = train.train(reviews, SOURCES, model.Params(), STATE / "candidate")
     with clock.step("judge"):
         record = _judge(candidate, reviews)
@@ -154,13 +155,11 @@ def train(*, sources: tuple[str, ...], folder: Path, as_json: bool) -> None:
 
     with clock.step("read the reviews"):
         reviews = data.load(sources)
-    with clock.step("train", f"on {len(reviews):,} reviews"):
-        candidate = training.train(reviews, sources, model.Params(), folder)
-    _report(
-        candidate.record.model_dump(mode="json"),
-        f"{folder}: scorer {candidate.record.lineage.scorer_sha256}, next: sentiment gate",
-        as_json=as_json,
-    )
+    with clock.step("train", _sizes(reviews)):
+        candidate = training.train(reviews, [data.absolute(s) for s in sources], model.Params(), folder)
+    here = "" if folder == STATE / "candidate" else f" --candidate {folder}"
+    text = f"{folder}: scorer {candidate.record.lineage.scorer_sha256}, next: sentiment gate{here}"
+    _report(candidate.record.model_dump(mode="json"), text, as_json=as_json)
 
 
 @cli.command()
@@ -178,6 +177,8 @@ def evaluate(*, folder: Path, number: int | None, alias: str | None, sources: tu
     from training import evaluate as evaluation
     from training.candidate import Candidate
 
+    if number and alias:
+        raise click.UsageError("--version and --alias both name a version: give one")
     if number or alias:
         version = _chosen(number, alias or registry.CHAMPION)
         scorer = Scorer.read(registry.fetch(version, STATE / "versions") / "scorer.safetensors")
@@ -196,12 +197,13 @@ def evaluate(*, folder: Path, number: int | None, alias: str | None, sources: tu
 
 @cli.command()
 @_candidate
+@click.option("--without", multiple=True, metavar="NAME", help="a source of the champion's that no longer counts")
 @_as_json
-def gate(*, folder: Path, as_json: bool) -> None:
+def gate(*, folder: Path, without: tuple[str, ...], as_json: bool) -> None:
     """Judge the candidate against the champion.
 
-    Both score the same holdout, and the run is logged with its report, whatever the verdict. Margins and floors are in
-    training/gate.py. Exit code 0: passed, 3: rejected.
+    Both score the holdout of all sources that either of them was trained on, and the run is logged with its report,
+    whatever the verdict. Margins and floors are in training/gate.py. Exit code 0: passed, 3: rejected.
     """
     from training import data, registry
     from training.candidate import Candidate
@@ -210,7 +212,7 @@ def gate(*, folder: Path, as_json: bool) -> None:
     reviews = data.load(candidate.record.sources)
     if reviews.digest != candidate.record.lineage.data_digest:
         raise click.ClickException(f"{folder}: the reviews of {candidate.record.sources} changed since: train again")
-    record = _judge(candidate, reviews)
+    record = _judge(candidate, reviews, without)
     registry.log(candidate)
     against = f"version {record.champion_version}" if record.champion_version else "the floors: there is no champion"
     rows = [["slice", "reviews", "challenger", "champion", "95 % interval of the difference"]] + [
@@ -293,21 +295,25 @@ def serve(*, number: int | None, alias: str, host: str, port: int, workers: int)
 
     version = _chosen(number, alias)
     bundle = registry.fetch(version, STATE / "versions")
-    click.echo(f"version {version.number} on http://{host}:{port}", err=True)
+    click.echo(f"starting version {version.number} on http://{host}:{port}", err=True)
     # The server replaces this process: it gets the signals itself, and none of MLflow's memory.
     command = serve_command(bundle, host=host, port=port, workers=workers)
     os.execv(command[0], command)
 
 
-def _judge(candidate: "Candidate", reviews: "Reviews") -> "GateRecord":
+def _judge(candidate: "Candidate", reviews: "Reviews", without: Collection[str] = ()) -> "GateRecord":
+    """Gate the candidate on its own sources and on the champion's: leaving one out of the training hides nothing."""
     from service.scorer import Scorer
-    from training import gate, registry
+    from training import data, gate, registry
 
     champion = registry.find(registry.CHAMPION)
     beaten = None
     if champion:
         bundle = registry.fetch(champion, STATE / "versions")
         beaten = (champion.number, Scorer.read(bundle / "scorer.safetensors"))
+        known = {*map(data.name_of, candidate.record.sources), *without}
+        if more := [source for source in champion.sources if data.name_of(source) not in known]:
+            reviews = data.load([*candidate.record.sources, *more])
     return gate.compare(candidate, reviews.split()[1], beaten, gate.Settings())
 
 
@@ -323,7 +329,12 @@ def _chosen(number: int | None, alias: str) -> "Version":
     if version := registry.find(number or alias):
         return version
     wanted = f"version {number}" if number else f"version with the alias {alias}"
-    raise click.ClickException(f"no {wanted} in the registry: `sentiment models` lists what is there")
+    raise click.ClickException(f"no {wanted} in the registry: `sentiment models` lists it, `sentiment demo` fills it")
+
+
+def _sizes(reviews: "Reviews") -> str:
+    training, holdout = reviews.split()
+    return f"on {len(training):,} reviews, {len(holdout):,} held out"
 
 
 def _described(version: "Version") -> dict[str, Any]:

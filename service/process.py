@@ -1,5 +1,6 @@
 """The service as a child process on loopback: started, waited for, asked, stopped."""
 
+import errno
 import json
 import socket
 import subprocess
@@ -22,11 +23,15 @@ def serve_command(bundle: Path, *, port: int, host: str = "127.0.0.1", workers: 
 
 
 def is_taken(port: int, host: str = "127.0.0.1") -> bool:
-    with socket.socket() as probe:
+    """Whether something listens there already. Raises OSError if the host is not an address of this machine."""
+    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
         try:
-            probe.bind((host, port))
-        except OSError:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             return True
         return False
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +23,11 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(1, 64), default=1, help="processes that share the port")
 def main(bundle: Path, version: str, host: str, port: int, workers: int) -> None:
     """Serve a bundle over HTTP until told to stop."""
-    if is_taken(port, host):
-        sys.exit(f"error: port {port} is taken: stop what listens there, or choose another")
+    try:
+        if is_taken(port, host):
+            raise click.ClickException(f"port {port} is taken: stop what listens there, or choose another with --port")
+    except OSError as error:
+        raise click.ClickException(f"host {host} is no address of this machine: {error}") from error
     os.environ |= {"MODEL_BUNDLE": str(bundle.resolve()), "MODEL_VERSION": version}
     with tempfile.TemporaryDirectory(prefix="metrics-") as metrics:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # read when the first metric is made, in every worker
@@ -37,7 +39,7 @@ def main(bundle: Path, version: str, host: str, port: int, workers: int) -> None
         try:
             load()
         except ValueError as error:
-            sys.exit(f"error: {error}")
+            raise click.ClickException(str(error)) from error
         for stop in (signal.SIGINT, signal.SIGTERM):
             # uvicorn drains, then raises the signal again: by then there is nothing left to interrupt
             signal.signal(stop, lambda *_: None)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -140,6 +141,8 @@ def test_a_rejected_model_ends_with_code_3_and_is_not_registered(small: str, tmp
         (["train", "--source", "absent.csv"], 1, "Error: absent.csv: no such file: a source is imdb"),
         (["gate"], 1, "Error: .sentiment/candidate: no trained model here: run `sentiment train` first"),
         (["register"], 1, "Error: .sentiment/candidate: no trained model here"),
+        (["evaluate", "--version", "1", "--alias", "champion"], 2, "--version and --alias both name a version"),
+        (["train", "--candidate", "/usr"], 1, "Error: /usr holds something else than a candidate"),
         (["promote"], 1, "Error: no version with the alias challenger in the registry"),
         (["serve", "--version", "7"], 1, "Error: no version 7 in the registry: `sentiment models` lists"),
         (["serve", "--port", "99999"], 2, "99999 is not in the range 1<=x<=65535"),
@@ -152,6 +155,23 @@ def test_an_error_is_one_line(tmp_path: Path, arguments: list[str], code: int, m
     assert result.returncode == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_leaving_out_a_source_of_the_champions_hides_no_loss(small: str, home: Path, tmp_path: Path):
+    """The champion knows both corpora: a model of 5,000 imdb reviews must still answer to rotten_tomatoes."""
+    ours = shutil.copytree(home, tmp_path / "home", ignore=shutil.ignore_patterns("versions"))
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{ours}/mlflow.db"}
+    run("train", "--source", small, cwd=ours, check=True)
+
+    hidden = run("gate", "--json", cwd=ours, env=environment)
+    on_purpose = run("gate", "--json", "--without", "rotten_tomatoes", cwd=ours, env=environment)
+
+    assert hidden.returncode == 3
+    assert "source rotten_tomatoes: accuracy 0." in hidden.stderr
+    names = {part["name"] for part in json.loads(on_purpose.stdout)["slices"]}
+    assert "source rotten_tomatoes" not in names
+    assert "source imdb" in names
 
 
 @pytest.mark.slow
@@ -254,5 +274,5 @@ def test_stopping_the_demo_stops_the_server(at_home: Path, free_port: Callable[[
     demo.send_signal(stop)
 
     assert json.loads(answered) == json.loads(printed)
-    assert demo.wait(timeout=20) == 130
+    assert demo.wait(timeout=20) == 0, "it is how one ends it"
     assert not is_taken(port)

@@ -41,6 +41,8 @@ def connected(consequence: str = "") -> Iterator["MlflowClient"]:
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
+    if "MLFLOW_TRACKING_URI" in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = _with_driver(os.environ["MLFLOW_TRACKING_URI"])
     uri = mlflow.get_tracking_uri()
     try:
         _ask_database(uri)
@@ -53,8 +55,8 @@ def connected(consequence: str = "") -> Iterator["MlflowClient"]:
             said = f"does not answer: {type(cause).__name__}"
         else:
             said = f"failed: {_first_line(error)}"
-        message = f"MLflow at {_without_password(uri)} {said}"
-        raise RegistryError(f"{message}; {consequence}" if consequence else message) from error
+        message = f"MLflow at {uri} {said}"
+        raise RegistryError(_without_passwords(f"{message}; {consequence}" if consequence else message)) from error
 
 
 @cache
@@ -72,5 +74,10 @@ def _first_line(error: BaseException) -> str:
     return str(getattr(error, "message", error)).strip().partition("\n")[0][:300]
 
 
-def _without_password(uri: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+def _with_driver(uri: str) -> str:
+    """Postgres by the driver that is installed: SQLAlchemy's own choice changes with its version."""
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", uri)
+
+
+def _without_passwords(text: str) -> str:
+    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)

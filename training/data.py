@@ -7,6 +7,7 @@ and `label`. Sources are composable: the union of several is cleaned, validated 
 import csv
 import hashlib
 import importlib.util
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ BUILT_IN = ("imdb", "rotten_tomatoes")
 BUILT_IN_SHA256 = "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"
 HOLDOUT_SHARE = 0.2
 HOLDOUT_MINIMUM = 600  # reviews: the self-check needs 500, and a holdout of fewer judges nothing
-_LABELS = {"1": 1, "positive": 1, "pos": 1, "0": 0, "negative": 0, "neg": 0}
+_LABELS = {"1": 1, "1.0": 1, "true": 1, "pos": 1, "positive": 1, "0": 0, "0.0": 0, "false": 0, "neg": 0, "negative": 0}
 _FIELD_LIMIT = 2**20  # characters in one CSV field
 
 
@@ -81,10 +82,9 @@ class Reviews:
 
 def load(sources: Sequence[str]) -> Reviews:
     """Read, clean and validate all sources. Raises DataError for the first fault."""
-    names = [name_of(source) for source in sources]
-    unknown = [source for source in sources if not source.strip()]
-    if unknown or not sources:
+    if not sources or not all(source.strip() for source in sources):
         raise DataError(f"no source is named: give {', '.join(BUILT_IN)} or [name=]path")
+    names = [name_of(source) for source in sources]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise DataError(f"source {repeated[0]} is named twice: give one of them another name, NAME=PATH")
 
@@ -92,7 +92,7 @@ def load(sources: Sequence[str]) -> Reviews:
     for row in _read(sources):
         label = _LABELS.get(row.label.strip().lower())
         if label is None:
-            raise DataError(f"{row}: label is {row.label[:50]!r}: expected one of {', '.join(_LABELS)}")
+            raise DataError(f"{row}: label is {row.label[:50]!r}: expected 1 or 0, true or false, positive or negative")
         text = " ".join(clean(row.text).split())
         if not (words := re.findall(r"\w+", text.lower())):
             raise DataError(f"{row}: text is empty or has no word: {row.text[:50]!r}")
@@ -114,13 +114,26 @@ def _named(source: str) -> tuple[str, str]:
     """Name and path of a source."""
     if source in BUILT_IN:
         return source, source
-    if match := re.fullmatch(r"([\w-]+)=(.+)", source):
-        return match[1], match[2]
-    return Path(source).stem, source
+    match = re.fullmatch(r"([\w-]+)=(.+)", source)
+    name, path = match.groups() if match else (Path(source).name.partition(".")[0], source)
+    if name in BUILT_IN or not re.fullmatch(r"[\w-]+", name):
+        raise DataError(f"source {source}: {name!r} cannot be its name: give it one, NAME={path}")
+    return name, path
+
+
+def absolute(source: str) -> str:
+    """The source with its name, and a local path that is valid from any folder: what a record should hold."""
+    if source in BUILT_IN:
+        return source
+    name, path = _named(source)
+    return f"{name}={path if '://' in path else Path(path).expanduser().absolute()}"
 
 
 def _validated(rows: dict[bytes, tuple[Row, int]]) -> Reviews:
     """The distinct rows as reviews, if a model can be trained and judged on them."""
+    if not rows:
+        raise DataError("the sources hold no reviews")
+
     keys = sorted(rows)
     reviews = Reviews(
         [rows[key][0].text for key in keys],
@@ -156,9 +169,10 @@ def _read(sources: Sequence[str]) -> Iterator[Row]:
 def _read_files(name: str, path: str) -> Iterator[Row]:
     import fsspec
 
-    absent = f"{path}: no such file: a source is {', '.join(BUILT_IN)} or [name=]path"
+    nothing = "no such file, or its server does not answer" if "://" in path else "no such file"
+    absent = f"{path}: {nothing}: a source is {', '.join(BUILT_IN)} or [name=]path"
     try:
-        files = fsspec.open_files(path, "rb")
+        files = fsspec.open_files(path, "rb", compression="infer")
         for file in files:
             reader = _read_parquet if str(file.path).endswith((".parquet", ".pq")) else _read_csv
             with file as stream:
@@ -212,7 +226,7 @@ def _decoded(stream: BinaryIO, file: str) -> Iterator[str]:
 def _read_parquet(stream: BinaryIO, file: str, source: str) -> Iterator[Row]:
     from pyarrow.parquet import ParquetFile
 
-    table = ParquetFile(stream)
+    table = ParquetFile(io.BytesIO(stream.read()))  # not every web server lets a reader jump
     _columns(table.schema_arrow.names, file)
     number = 0
     for batch in table.iter_batches(columns=["text", "label"]):

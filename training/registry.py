@@ -86,8 +86,8 @@ def log(candidate: Candidate) -> str:
 
 def register(candidate: Candidate) -> Version:
     """Make a version of a candidate that passed the gate, as @challenger. The same candidate gives the same version."""
-    bundle.Bundle.read(candidate.bundle)
     gate = _gate_of(candidate)
+    bundle.Bundle.read(candidate.bundle)
     if gate.verdict != "passed":
         raise RegistryError(f"{candidate.folder}: the gate rejected it: {'; '.join(gate.reasons)}")
     existing = _version_of(candidate)

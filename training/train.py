@@ -44,6 +44,9 @@ class TrainingError(RuntimeError):
 
 def train(reviews: Reviews, sources: Sequence[str], params: model.Params, folder: Path) -> Candidate:
     """Fit on the training side, fold, prove the scorer exact on the holdout, and write the candidate in one move."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "record.json").is_file():
+        raise TrainingError(f"{folder} holds something else than a candidate: name a new or empty folder")
+
     started = time.perf_counter()
     training, holdout = reviews.split()
     pipeline = model.fit(params, training.texts, training.labels)

@@ -130,7 +130,7 @@ def test_a_bundle_that_must_not_be_served_stops_it_in_one_line(tmp_path: Path, f
     server = Server(tmp_path, free_port(), tmp_path / "log")
 
     assert server.process.wait(timeout=20) == 1
-    assert server.log.read_text().startswith(f"error: {tmp_path}: no scorer.safetensors")
+    assert server.log.read_text().startswith(f"Error: {tmp_path}: no scorer.safetensors")
     assert len(server.log.read_text().splitlines()) == 1
 
 

@@ -1,6 +1,7 @@
 """Where reviews come from, what is refused, and which of them judge."""
 
 import functools
+import gzip
 import http.server
 import json
 import threading
@@ -117,6 +118,14 @@ def test_a_glob_reads_every_file_and_csv_and_parquet_agree(csv_file: Callable[..
     assert from_csv.digest == from_parquet.digest
 
 
+def test_a_compressed_file_is_read(csv_file: Callable[..., Path]):
+    plain = csv_file(rows())
+    compressed = plain.with_name("reviews.csv.gz")
+    compressed.write_bytes(gzip.compress(plain.read_bytes()))
+
+    assert data.load([f"x={compressed}"]).digest == data.load([f"x={plain}"]).digest
+
+
 def test_labels_may_be_words(csv_file: Callable[..., Path]):
     numbers = csv_file(rows(), name="numbers.csv")
     words = csv_file([(text, "Positive" if label == "1" else " neg ") for text, label in rows()], name="words.csv")
@@ -126,17 +135,20 @@ def test_labels_may_be_words(csv_file: Callable[..., Path]):
 
 def test_an_address_is_read(csv_file: Callable[..., Path]):
     folder = csv_file(rows(), name="reviews.csv").parent
+    texts, labels = zip(*rows(), strict=True)
+    pq.write_table(pa.table({"text": texts, "label": [float(label) for label in labels]}), folder / "reviews.parquet")
     serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
         threading.Thread(target=server.serve_forever).start()
         address = f"http://127.0.0.1:{server.server_port}"
 
         loaded = data.load([f"{address}/reviews.csv"])
+        from_parquet = data.load([f"{address}/reviews.parquet"])
         missing = refusal(f"{address}/absent.csv")
         server.shutdown()
 
-    assert loaded.digest == data.load([str(folder / "reviews.csv")]).digest
-    assert missing.startswith(f"{address}/absent.csv: no such file")
+    assert loaded.digest == from_parquet.digest == data.load([str(folder / "reviews.csv")]).digest
+    assert missing.startswith(f"{address}/absent.csv: no such file, or its server does not answer")
 
 
 def test_s3_is_read_through_a_real_endpoint(csv_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
@@ -158,7 +170,7 @@ def test_s3_is_read_through_a_real_endpoint(csv_file: Callable[..., Path], monke
         s3.create_bucket(Bucket="reviews", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         s3.upload_file(str(csv_file(rows())), "reviews", "2026/november.csv")
 
-        loaded = data.load(["s3://reviews/2026/*.csv"])
+        loaded = data.load(["own=s3://reviews/2026/*.csv"])
         missing = refusal("s3://reviews/absent.csv")
     finally:
         server.stop()
@@ -179,7 +191,7 @@ def test_a_missing_column_is_named_with_those_there(csv_file: Callable[..., Path
 def test_an_unknown_label_is_named_with_its_row(csv_file: Callable[..., Path]):
     path = csv_file([*rows(7), ("some text", "meh")])
 
-    assert refusal(path) == (f"{path}, row 8: label is 'meh': expected one of 1, positive, pos, 0, negative, neg")
+    assert refusal(path) == f"{path}, row 8: label is 'meh': expected 1 or 0, true or false, positive or negative"
 
 
 @pytest.mark.parametrize("text", ["", "  ", "<br />", "...!?"])
@@ -246,12 +258,31 @@ def test_a_parquet_text_that_is_no_string_is_named(tmp_path: Path):
 
 
 def test_an_absent_file_says_what_a_source_is(tmp_path: Path):
-    for path in (tmp_path / "absent.csv", tmp_path / "absent-*.csv"):
-        assert refusal(path) == f"{path}: no such file: a source is imdb, rotten_tomatoes or [name=]path"
+    for name in ("absent.csv", "absent-*.csv"):
+        path = tmp_path / name
+
+        assert refusal(f"x={path}") == f"{path}: no such file: a source is imdb, rotten_tomatoes or [name=]path"
 
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path):
     assert "source a is named twice" in refusal(tmp_path / "x" / "a.csv", tmp_path / "y" / "a.csv")
+
+
+@pytest.mark.parametrize("source", ["part-*.csv", "imdb=own.csv", "my reviews.csv"])
+def test_a_path_that_makes_no_name_needs_one(source: str):
+    assert "give it one, NAME=" in refusal(source)
+
+
+def test_a_file_with_a_header_alone_is_refused(csv_file: Callable[..., Path]):
+    assert refusal(csv_file([])) == "the sources hold no reviews"
+
+
+def test_a_source_is_recorded_so_that_it_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert data.absolute("imdb") == "imdb"
+    assert data.absolute("own.csv") == f"own={tmp_path}/own.csv"
+    assert data.absolute("own=s3://bucket/x-*.csv") == "own=s3://bucket/x-*.csv"
 
 
 def test_no_source_is_refused():

@@ -24,6 +24,7 @@ class TrackingServer:
 
     def __init__(self, folder: Path, database: str, port: int) -> None:
         self.port, self.folder = port, folder
+        database = database.replace("postgresql://", "postgresql+psycopg2://")
         config = folder / "auth.ini"
         config.write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database}\nadmin_username = admin\n"
@@ -73,7 +74,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 
     def make(name: str) -> str:
         server.psql(f"CREATE DATABASE {name};")
-        return server.get_uri(name).replace("postgresql://", "postgresql+psycopg2://")
+        return server.get_uri(name)
 
     yield make
     server.cleanup()
@@ -154,7 +155,10 @@ def test_postgres_alone_will_do(copy: Candidate, postgres: Callable[[str], str],
     assert registry.register(copy).number == 1
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "postgresql+psycopg2://nobody:secret-word@127.0.0.1:9/none"])
+@pytest.mark.parametrize(
+    "uri",
+    ["http://127.0.0.1:9", "postgres://nobody:secret-word@127.0.0.1:9/none", "foo://nobody:secret-word@127.0.0.1:9"],
+)
 def test_an_address_where_nothing_answers_is_told_without_its_password(uri: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
 

@@ -100,6 +100,15 @@ def test_the_profile_counts_every_holdout_review_once(candidate: Candidate, hold
     assert sum(short[:5]) / sum(short) > 0.95, "its sentences have at most 80 words"
 
 
+def test_a_folder_of_something_else_is_left_alone(few: Reviews, tmp_path: Path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(train.TrainingError, match="holds something else than a candidate"):
+        train.train(few, ["x"], model.Params(), tmp_path)
+
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 def test_a_folder_without_a_candidate_says_how_to_make_one(tmp_path: Path):
     with pytest.raises(BundleError, match=r"no trained model here: run `sentiment train` first"):
         Candidate.read(tmp_path)
