@@ -28,6 +28,17 @@ def run(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess[st
     )
 
 
+def start(*arguments: str, cwd: Path, **options) -> subprocess.Popen[str]:
+    """A command that can be interrupted, even where the tests themselves run in the background and ignore SIGINT."""
+
+    def heed_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(  # noqa: PLW1509 (this process runs no threads that could matter)
+        [SENTIMENT, *arguments], cwd=cwd, text=True, preexec_fn=heed_interrupts, **options
+    )
+
+
 def last_json(result: subprocess.CompletedProcess[str]):
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
@@ -219,9 +230,7 @@ def test_the_demo_needs_its_port(tmp_path: Path):
 def test_the_demo_goes_from_nothing_to_an_answer_and_then_in_seconds(tmp_path: Path, free_port: Callable[[], int]):
     """Interrupted in the middle of training first: the run after it must not notice."""
     port = str(free_port())
-    interrupted = subprocess.Popen(
-        [SENTIMENT, "demo", "--once", "--port", port], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    interrupted = start("demo", "--once", "--port", port, cwd=tmp_path, stderr=subprocess.PIPE)
     assert interrupted.stderr
     seen = ""
     while "train on" not in seen:
@@ -254,13 +263,7 @@ def test_the_demo_goes_from_nothing_to_an_answer_and_then_in_seconds(tmp_path: P
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_the_demo_stops_the_server(at_home: Path, free_port: Callable[[], int], stop: signal.Signals):
     port = free_port()
-    demo = subprocess.Popen(
-        [SENTIMENT, "demo", "--port", str(port)],
-        cwd=at_home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    demo = start("demo", "--port", str(port), cwd=at_home, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert demo.stdout
     shown = []
     for line in demo.stdout:
