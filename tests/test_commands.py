@@ -34,7 +34,7 @@ def start(*arguments: str, cwd: Path, **options) -> subprocess.Popen[str]:
     def heed_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    return subprocess.Popen(  # noqa: PLW1509 (this process runs no threads that could matter)
+    return subprocess.Popen(
         [SENTIMENT, *arguments], cwd=cwd, text=True, preexec_fn=heed_interrupts, **options
     )
 
