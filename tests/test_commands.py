@@ -35,7 +35,11 @@ def start(*arguments: str, cwd: Path, **options) -> subprocess.Popen[str]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return subprocess.Popen(
-        [SENTIMENT, *arguments], cwd=cwd, text=True, preexec_fn=heed_interrupts, **options
+        [SENTIMENT, *arguments],
+        cwd=cwd,
+        text=True,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509 (this process runs no threads that could matter)
+        **options,
     )
 
 
