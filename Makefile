@@ -33,7 +33,7 @@ lock: setup  ## renew both locks from pyproject.toml; UPGRADE=1 takes newer vers
 	@$(LOCK) --group service --constraints requirements.lock --output-file service/requirements.lock
 
 clean:  ## remove the environment and every local result, the local registry included
-	rm -rf .venv .sentiment mlflow.db mlruns mlartifacts
+	rm -rf .venv .sentiment .mlflow-* mlflow.db mlruns mlartifacts
 
 # uv comes from the lock as well: pip installs it, and it installs the rest.
 .venv/ready: requirements.lock pyproject.toml

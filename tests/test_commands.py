@@ -218,6 +218,23 @@ def test_a_full_disk_is_told_and_the_next_run_works(small: str, tmp_path: Path):
     assert run("train", "--source", small, cwd=tmp_path).returncode == 0
 
 
+def test_a_registry_whose_making_was_killed_is_made_by_the_next_run(tmp_path: Path):
+    """Killed as soon as its first tables are on disk."""
+    first = start("models", cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while first.poll() is None and not any(path.stat().st_size for path in tmp_path.glob(".mlflow-*/mlflow.db")):
+        time.sleep(0.005)
+    first.kill()
+    first.wait()
+
+    assert not (tmp_path / "mlflow.db").exists()
+
+    second = run("models", cwd=tmp_path)
+
+    assert second.returncode == 0
+    assert "no versions yet" in second.stdout
+    assert (tmp_path / "mlflow.db").stat().st_nlink == 1
+
+
 # The demo
 
 

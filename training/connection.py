@@ -7,9 +7,11 @@ unset, to mlflow.db in the working directory.
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ def connected(consequence: str = "") -> Iterator["MlflowClient"]:
     uri = mlflow.get_tracking_uri()
     try:
         _ask_database(uri)
+        _make_sqlite(uri)
         yield mlflow.MlflowClient()
     except (MlflowException, SQLAlchemyError, RequestException) as error:
         code = getattr(error, "error_code", "")
@@ -72,6 +75,25 @@ def _ask_database(uri: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     return str(getattr(error, "message", error)).strip().partition("\n")[0][:300]
+
+
+def _make_sqlite(uri: str) -> None:
+    """Make a missing SQLite store beside its place and link it there whole.
+
+    MLflow makes its tables in some fifty steps: killed between two of them, it would leave a file that blocks every
+    later run. Of two processes that do this at once, the first one's file is kept.
+    """
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.name == ":memory:" or path.exists():
+        return
+
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow-") as folder, suppress(FileExistsError):
+        unfinished = Path(folder) / path.name
+        MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments(max_results=1)
+        path.hardlink_to(unfinished)
 
 
 def _with_driver(uri: str) -> str:
