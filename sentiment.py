@@ -113,8 +113,8 @@ def demo(*, retrain: bool, once: bool, port: int) -> None:
             click.echo(json.dumps({**report, "accuracy": champion.accuracy_by_source, "seconds": clock.seconds}))
         else:
             body = json.dumps({"text": EXAMPLE})
-            click.echo(f"\ncurl -H 'content-type: application/json' -d '{body}' {server.url}/predict")
-            click.echo(f"{json.dumps(answer)}\n\nServing on {server.url}, log in {LOG}. Ctrl-C stops it.")
+            click.echo(f"\ncurl -H 'content-type: application/json' -d '{body}' http://localhost:{port}/predict")
+            click.echo(f"{json.dumps(answer)}\n\nServing on http://localhost:{port}, log in {LOG}. Ctrl-C stops it.")
             with suppress(KeyboardInterrupt):
                 server.wait()
     finally:
@@ -373,7 +373,8 @@ class Clock:
 
 def main() -> None:
     """Run the command. A failure that is ours to explain is one line; a defect keeps its traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as Ctrl-C does, with everything that was started
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, signal.default_int_handler)  # end as Ctrl-C does, with everything that was started
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.ClickException as error:

@@ -74,7 +74,7 @@ class Scorer:
             self._bias = float(metadata["bias"])
             documents = int(metadata["documents"])
             terms = tensors["terms"].tobytes().decode().split("\n")
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise ScorerError(f"unreadable metadata or terms: {error}") from error
         if not (1 <= self.ngram_max <= 3 and math.isfinite(self._bias) and np.isfinite(weights).all()):
             raise ScorerError("n-grams must be 1 to 3, bias and weights finite")
@@ -123,7 +123,8 @@ class Scorer:
     @classmethod
     def read(cls, path: Path) -> "Scorer":
         try:
-            return cls(path.read_bytes())
+            with path.open("rb") as stream:
+                return cls(stream.read(MAX_BYTES + 1))
         except ScorerError as error:
             raise ScorerError(f"{path}: {error}") from error
 
@@ -164,7 +165,7 @@ def _parse(content: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = json.loads(header["__metadata__"]["scorer"])
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ScorerError(f"not a scorer: {error}") from error
 
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):

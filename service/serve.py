@@ -70,10 +70,11 @@ def _is_our_fault(record: logging.LogRecord) -> bool:
     """Whether a failed request is worth a traceback: a bad one is answered with 4xx and is not news."""
     from bentoml.exceptions import BentoMLException
     from pydantic import ValidationError
+    from starlette.requests import ClientDisconnect
 
     error = record.exc_info[1] if record.exc_info else None
     client_error = isinstance(error, BentoMLException) and error.error_code.value < 500
-    return not (client_error or isinstance(error, ValidationError))
+    return not (client_error or isinstance(error, (ValidationError, ClientDisconnect)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from service.bundle import SCORER, BundleError, Lineage, read_json
 from service.scorer import Scorer
 
+FILES = {"bundle", "record.json", "gate.png", "run_id"}
+
 
 class TrainingRecord(BaseModel):
     """How a candidate was made."""

@@ -68,7 +68,7 @@ def _ask_database(uri: str) -> None:
     if uri.partition(":")[0].startswith(("postgresql", "mysql", "mssql")):
         from sqlalchemy import create_engine
 
-        engine = create_engine(uri)
+        engine = create_engine(uri, connect_args={"connect_timeout": 10} if uri.startswith("postgresql") else {})
         engine.connect().close()
         engine.dispose()
 
@@ -102,4 +102,4 @@ def _with_driver(uri: str) -> str:
 
 
 def _without_passwords(text: str) -> str:
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    return re.sub(r"password=[^&\s]*", "password=***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text))

@@ -99,6 +99,8 @@ def load(sources: Sequence[str]) -> Reviews:
 
         key = hashlib.sha256(" ".join(words).encode(errors="surrogatepass")).digest()
         first, known = rows.setdefault(key, (row._replace(text=text), label))
+        if (row.source, text) < (first.source, first.text):  # of equal texts the one kept must not depend on order
+            rows[key] = (row._replace(text=text), label)
         if known != label:
             raise DataError(f"{row}: label is {row.label!r}, but the same text is {first.label!r} in {first}")
 
@@ -116,7 +118,7 @@ def _named(source: str) -> tuple[str, str]:
         return source, source
     match = re.fullmatch(r"([\w-]+)=(.+)", source)
     name, path = match.groups() if match else (Path(source).name.partition(".")[0], source)
-    if name in BUILT_IN or not re.fullmatch(r"[\w-]+", name):
+    if name in {*BUILT_IN, "all"} or not re.fullmatch(r"[\w-]+", name):
         raise DataError(f"source {source}: {name!r} cannot be its name: give it one, NAME={path}")
     return name, path
 
@@ -145,8 +147,10 @@ def _validated(rows: dict[bytes, tuple[Row, int]]) -> Reviews:
     for source in np.unique(reviews.sources):
         for part, side in ((reviews, "reviews"), (holdout, "holdout reviews")):
             labels = part.labels[part.sources == source]
+            if not len(labels):
+                raise DataError(f"source {source}: none of its reviews fall on the holdout: it has too few")
             if len(np.unique(labels)) < 2:
-                only = "negative" if len(labels) and labels[0] == 0 else "positive"
+                only = "negative" if labels[0] == 0 else "positive"
                 raise DataError(f"source {source}: its {len(labels)} {side} are all {only}: both labels are needed")
     if len(holdout) < HOLDOUT_MINIMUM:
         raise DataError(
@@ -208,6 +212,8 @@ def _read_csv(stream: BinaryIO, file: str, source: str) -> Iterator[Row]:
         text, label = _columns(header, file)
         origin = header.index("source") if not source else None
         for number, cells in enumerate(reader, 1):
+            if not cells:
+                continue  # a blank line
             if len(cells) != len(header):
                 raise DataError(f"{file}, row {number}: {len(cells)} fields, the header names {len(header)}")
             yield Row(file, number, cells[text], cells[label], source if origin is None else cells[origin])

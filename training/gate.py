@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BOOTSTRAP = 10_000  # draws
 SMALLEST_SLICE = 100  # reviews: below, an interval is wider than any margin worth setting
+SMALLEST_CALIBRATED = 500  # reviews: at 200, a quarter of perfectly honest models would exceed max_ece by chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class Settings:
 
     margin: float = 0.01  # the challenger may be this much less accurate on all reviews together ...
     slice_margin: float = 0.02  # ... and its whole interval must not be further below on any slice
-    max_ece: float = 0.08  # expected calibration error, on each source
+    max_ece: float = 0.08  # expected calibration error, on each source large enough to measure it
+    min_auc: float = 0.7  # on each source: accuracy alone is easily had where most labels are equal
     floors: Mapping[str, float] = field(default_factory=lambda: {"imdb": 0.89, "rotten_tomatoes": 0.76})
     default_floor: float = 0.65  # accuracy on a source that floors does not name
 
@@ -74,14 +76,15 @@ def judge(
     )
     metrics = measure_by_source(reviews, scores)
     calibration = tuple(Calibration(name=name, auc=m.auc, ece=m.ece) for name, m in metrics.items())
-    reasons = tuple(s.reason for s in judged if s.reason) + tuple(
-        f"{c.name}: expected calibration error {c.ece:.3f} is above {settings.max_ece}"
-        for c in calibration
-        if c.ece > settings.max_ece
-    )
+    reasons = [part.reason for part in judged if part.reason]
+    for name, m in metrics.items():
+        if m.auc < settings.min_auc:
+            reasons.append(f"{name}: area under the ROC curve {m.auc:.3f} is below {settings.min_auc}")
+        if m.ece > settings.max_ece and m.reviews >= SMALLEST_CALIBRATED:
+            reasons.append(f"{name}: expected calibration error {m.ece:.3f} is above {settings.max_ece}")
     return GateRecord(
         verdict="rejected" if reasons else "passed",
-        reasons=reasons,
+        reasons=tuple(reasons),
         challenger=lineage,
         champion_version=champion.version if champion else None,
         champion_sha256=champion.sha256 if champion else None,
@@ -103,8 +106,10 @@ def _judge_slice(name: str, right: np.ndarray, champion_right: np.ndarray | None
 
     low, high = difference_interval(right, champion_right)
     interval = f"interval {low:+.4f} to {high:+.4f} against the champion"
-    if name == "all" and low < -settings.margin:
-        reasons.append(f"the {interval} goes below {-settings.margin}")
+    # A holdout too small to show the margin is asked what it can show: else it would reject most equal models.
+    margin = max(settings.margin, high - low)
+    if name == "all" and low < -margin:
+        reasons.append(f"the {interval} goes below {-margin:.4g}")
     elif len(right) >= SMALLEST_SLICE and high < -settings.slice_margin:
         reasons.append(f"the whole {interval} is below {-settings.slice_margin}")
     return Slice(

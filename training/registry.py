@@ -225,7 +225,8 @@ def _tags(candidate: Candidate, gate: bundle.GateRecord) -> dict[str, str]:
 
 def _metrics(candidate: Candidate, gate: bundle.GateRecord) -> dict[str, float]:
     """`accuracy` over all, `accuracy.SOURCE`, and the same for auc and ece; MLflow allows no spaces to be sure of."""
-    accuracy = {part.name.removeprefix("source "): part.challenger for part in gate.slices}
+    named = {part.name: part.challenger for part in gate.slices}
+    accuracy = {c.name: named[c.name if c.name == "all" else f"source {c.name}"] for c in gate.calibration}
     metrics = {"training_seconds": candidate.record.seconds}
     for calibration in gate.calibration:
         suffix = "" if calibration.name == "all" else f".{calibration.name}"

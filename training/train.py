@@ -25,7 +25,7 @@ from service.bundle import (
 )
 from service.scorer import Score
 from training import model
-from training.candidate import Candidate, TrainingRecord
+from training.candidate import FILES, Candidate, TrainingRecord
 from training.data import Reviews
 
 SELFCHECK_REVIEWS = 1_000
@@ -44,8 +44,11 @@ class TrainingError(RuntimeError):
 
 def train(reviews: Reviews, sources: Sequence[str], params: model.Params, folder: Path) -> Candidate:
     """Fit on the training side, fold, prove the scorer exact on the holdout, and write the candidate in one move."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / "record.json").is_file():
-        raise TrainingError(f"{folder} holds something else than a candidate: name a new or empty folder")
+    folder = folder.resolve()
+    if folder.exists() and (others := {path.name for path in folder.iterdir()} - FILES):
+        raise TrainingError(
+            f"{folder} holds something else than a candidate, {min(others)}: name a new or empty folder"
+        )
 
     started = time.perf_counter()
     training, holdout = reviews.split()

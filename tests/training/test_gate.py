@@ -151,6 +151,37 @@ def test_a_source_without_a_floor_of_its_own_has_the_default_one(holdout: Review
     assert record.reasons == ("source rotten_tomatoes: accuracy 0.8013 is below its floor of 0.85",)
 
 
+def test_a_model_that_says_positive_to_everything_is_rejected(holdout: Reviews):
+    """Where four of five labels are positive, it is right four times of five."""
+    mostly_positive = holdout.where((holdout.labels == 1) | (np.arange(len(holdout)) % 4 == 0))
+
+    record = judge(mostly_positive, np.full(len(mostly_positive), 0.8), None, Settings())
+
+    assert record.reasons[-1].startswith("rotten_tomatoes: area under the ROC curve 0.500 is below 0.7")
+
+
+def test_calibration_of_a_small_source_is_not_held_against_a_model(holdout: Reviews, scores: np.ndarray):
+    few = (np.arange(len(holdout)) < 600) | (holdout.sources == "imdb")
+    record = judge(holdout.where(few), scores[few], None, Settings(max_ece=0.02, floors={}))
+
+    assert max(c.ece for c in record.calibration if c.name == "rotten_tomatoes") > 0.02
+    assert not any(reason.startswith("rotten_tomatoes") for reason in record.reasons)
+
+
+def test_an_equal_model_passes_on_a_small_holdout_too(holdout: Reviews, scores: np.ndarray):
+    """Of 600 reviews each model gets 15 right that the other gets wrong: no interval that wide shows the margin."""
+    few = holdout.where(np.arange(len(holdout)) < 600)
+    right = np.flatnonzero((scores[:600] >= 0.5) == (few.labels == 1))
+    challenger, champion = scores[:600].copy(), scores[:600].copy()
+    challenger[right[:15]] = 1 - challenger[right[:15]]
+    champion[right[-15:]] = 1 - champion[right[-15:]]
+
+    record = judge(few, challenger, champion)
+
+    assert slice_of(record, "all").low < -0.01
+    assert record.verdict == "passed"
+
+
 def test_dishonest_probabilities_are_rejected(holdout: Reviews, scores: np.ndarray):
     """Right as often as before, but far surer of it than it may be."""
     overconfident = np.where(scores >= 0.5, 0.999, 0.001)

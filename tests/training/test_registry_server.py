@@ -157,7 +157,11 @@ def test_postgres_alone_will_do(copy: Candidate, postgres: Callable[[str], str],
 
 @pytest.mark.parametrize(
     "uri",
-    ["http://127.0.0.1:9", "postgres://nobody:secret-word@127.0.0.1:9/none", "foo://nobody:secret-word@127.0.0.1:9"],
+    [
+        "http://127.0.0.1:9",
+        "postgres://nobody:secret-word@127.0.0.1:9/none",
+        "foo://nobody:secret-w@rd-secret-word@127.0.0.1:9",
+    ],
 )
 def test_an_address_where_nothing_answers_is_told_without_its_password(uri: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
