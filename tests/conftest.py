@@ -1,6 +1,7 @@
 """Real parts, made once: the real reviews, a model trained on them as the product does it, a registry that holds it."""
 
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,14 @@ def candidate(reviews: Reviews, tmp_path_factory: pytest.TempPathFactory) -> Can
     trained = train.train(reviews, SOURCES, model.Params(), tmp_path_factory.mktemp("work") / "candidate")
     gate.compare(trained, reviews.split()[1], None, gate.Settings())
     return trained
+
+
+@pytest.fixture
+def copy(candidate: Candidate, tmp_path: Path) -> Candidate:
+    """The passed candidate, as if no registry had seen it."""
+    folder = shutil.copytree(candidate.folder, tmp_path / "candidate")
+    (folder / "run_id").unlink(missing_ok=True)
+    return Candidate(folder, candidate.record)
 
 
 @pytest.fixture(scope="session")

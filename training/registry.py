@@ -19,6 +19,7 @@ from training.connection import RegistryError, connected
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 CHALLENGER, CHAMPION = "challenger", "champion"
@@ -64,7 +65,7 @@ def log(candidate: Candidate) -> str:
     record, gate = candidate.record, _gate_of(candidate)
     with connected(_KEPT.format(candidate.folder)) as client:
         run_id = candidate.run_id
-        if run_id is None or not _run_exists(client, run_id):
+        if run_id is None or _run(client, run_id) is None:
             run_id = client.create_run(_experiment(client), run_name=record.lineage.scorer_sha256[:12]).info.run_id
             candidate.run_id = run_id
         try:
@@ -147,7 +148,8 @@ def fetch(chosen: Version, cache_folder: Path) -> Path:
         raise RegistryError(f"version {chosen.number} has no bundle: it was not made by `sentiment register`")
     folder = cache_folder / f"{chosen.number}-{chosen.scorer_sha256[:12]}"
     if not folder.exists():
-        with connected() as client, tempfile.TemporaryDirectory(dir=_made(cache_folder)) as unfinished:
+        cache_folder.mkdir(parents=True, exist_ok=True)
+        with connected() as client, tempfile.TemporaryDirectory(dir=cache_folder) as unfinished:
             from mlflow.artifacts import download_artifacts
 
             source = client.get_model_version_download_uri(model_name(), str(chosen.number))
@@ -240,15 +242,17 @@ def _experiment(client: "MlflowClient") -> str:
     return found.experiment_id if found else client.create_experiment(model_name())
 
 
-def _run_exists(client: "MlflowClient", run_id: str) -> bool:
+def _run(client: "MlflowClient", run_id: str) -> "Run | None":
+    """The run, unless it never was or was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_run(run_id).info.lifecycle_stage == "active"
+        run = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _search(client: "MlflowClient") -> list["ModelVersion"]:
@@ -263,6 +267,7 @@ def _version_of(candidate: Candidate) -> Version | None:
 
 def _version(client: "MlflowClient", found: "ModelVersion") -> Version:
     run_id, number = str(found.run_id), int(found.version)
+    run = _run(client, run_id) if run_id else None
     aliases = client.get_registered_model(model_name()).aliases  # a search leaves a version's own aliases empty
     return Version(
         number=number,
@@ -270,10 +275,5 @@ def _version(client: "MlflowClient", found: "ModelVersion") -> Version:
         tags=dict(found.tags),
         run_id=run_id,
         created=int(found.creation_timestamp or 0),
-        metrics=client.get_run(run_id).data.metrics if run_id and _run_exists(client, run_id) else {},
+        metrics=run.data.metrics if run else {},
     )
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

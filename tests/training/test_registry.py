@@ -25,14 +25,6 @@ from training.registry import RegistryError, Version
 
 
 @pytest.fixture
-def copy(candidate: Candidate, tmp_path: Path) -> Candidate:
-    """The passed candidate, as if no registry had seen it."""
-    folder = shutil.copytree(candidate.folder, tmp_path / "candidate")
-    (folder / "run_id").unlink(missing_ok=True)
-    return Candidate(folder, candidate.record)
-
-
-@pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A registry nobody has used."""
     monkeypatch.chdir(tmp_path)

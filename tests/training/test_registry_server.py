@@ -1,7 +1,6 @@
 """The registry as teams run it: an MLflow server with basic auth, on Postgres. It may refuse, stop and come back."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -88,13 +87,6 @@ def tracking(
     server.start()
     yield server
     server.stop()
-
-
-@pytest.fixture
-def copy(candidate: Candidate, tmp_path: Path) -> Candidate:
-    folder = shutil.copytree(candidate.folder, tmp_path / "candidate")
-    (folder / "run_id").unlink(missing_ok=True)
-    return Candidate(folder, candidate.record)
 
 
 @pytest.fixture(autouse=True)
