@@ -17,6 +17,7 @@ import click
 
 if TYPE_CHECKING:
     from service.bundle import GateRecord
+    from service.scorer import Scorer
     from training.candidate import Candidate
     from training.data import Reviews
     from training.registry import Version
@@ -172,7 +173,6 @@ def evaluate(*, folder: Path, number: int | None, alias: str | None, sources: tu
     """Measure the candidate, or a version, on the holdout."""
     from dataclasses import asdict
 
-    from service.scorer import Scorer
     from training import data, registry
     from training import evaluate as evaluation
     from training.candidate import Candidate
@@ -181,8 +181,7 @@ def evaluate(*, folder: Path, number: int | None, alias: str | None, sources: tu
         raise click.UsageError("--version and --alias both name a version: give one")
     if number or alias:
         version = _chosen(number, alias or registry.CHAMPION)
-        scorer = Scorer.read(registry.fetch(version, STATE / "versions") / "scorer.safetensors")
-        own_sources = version.sources
+        scorer, own_sources = _scorer_of(version), version.sources
     else:
         candidate = Candidate.read(folder)
         scorer, own_sources = candidate.scorer(), candidate.record.sources
@@ -303,18 +302,24 @@ def serve(*, number: int | None, alias: str, host: str, port: int, workers: int)
 
 def _judge(candidate: "Candidate", reviews: "Reviews", without: Collection[str] = ()) -> "GateRecord":
     """Gate the candidate on its own sources and on the champion's: leaving one out of the training hides nothing."""
-    from service.scorer import Scorer
     from training import data, gate, registry
 
     champion = registry.find(registry.CHAMPION)
     beaten = None
     if champion:
-        bundle = registry.fetch(champion, STATE / "versions")
-        beaten = (champion.number, Scorer.read(bundle / "scorer.safetensors"))
+        beaten = (champion.number, _scorer_of(champion))
         known = {*map(data.name_of, candidate.record.sources), *without}
         if more := [source for source in champion.sources if data.name_of(source) not in known]:
             reviews = data.load([*candidate.record.sources, *more])
     return gate.compare(candidate, reviews.split()[1], beaten, gate.Settings())
+
+
+def _scorer_of(version: "Version") -> "Scorer":
+    from service.bundle import SCORER
+    from service.scorer import Scorer
+    from training import registry
+
+    return Scorer.read(registry.fetch(version, STATE / "versions") / SCORER)
 
 
 def _reject(record: "GateRecord") -> None:

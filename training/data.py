@@ -98,9 +98,10 @@ def load(sources: Sequence[str]) -> Reviews:
             raise DataError(f"{row}: text is empty or has no word: {row.text[:50]!r}")
 
         key = hashlib.sha256(" ".join(words).encode(errors="surrogatepass")).digest()
-        first, known = rows.setdefault(key, (row._replace(text=text), label))
+        cleaned = row._replace(text=text)
+        first, known = rows.setdefault(key, (cleaned, label))
         if (row.source, text) < (first.source, first.text):  # of equal texts the one kept must not depend on order
-            rows[key] = (row._replace(text=text), label)
+            rows[key] = (cleaned, label)
         if known != label:
             raise DataError(f"{row}: label is {row.label!r}, but the same text is {first.label!r} in {first}")
 
