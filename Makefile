@@ -28,9 +28,10 @@ lint: setup  ## what CI checks before it tests
 	@$(BIN)/actionlint
 	@$(BIN)/zizmor --quiet --offline --no-progress .github
 
-lock: setup  ## renew both locks from pyproject.toml; UPGRADE=1 takes newer versions
-	@$(LOCK) --group service --group training --group infra --group dev --output-file requirements.lock
+lock: setup  ## renew the locks from pyproject.toml; UPGRADE=1 takes newer versions
+	@$(LOCK) --group service --group batch --group training --group infra --group dev --output-file requirements.lock
 	@$(LOCK) --group service --constraints requirements.lock --output-file service/requirements.lock
+	@$(LOCK) --group service --group batch --constraints requirements.lock --output-file service/requirements-batch.lock
 
 clean:  ## remove the environment and every local result, the local registry included
 	rm -rf .venv .sentiment .mlflow-* mlflow.db mlruns mlartifacts

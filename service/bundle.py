@@ -176,7 +176,7 @@ def read_selfcheck(path: Path) -> Iterator[SelfCheck]:
         try:
             yield SelfCheck.model_validate_json(line)
         except ValidationError as error:
-            raise BundleError(f"{path} line {number}: {_first(error)}") from error
+            raise BundleError(f"{path} line {number}: {first_fault(error)}") from error
 
 
 def write_selfcheck(path: Path, reviews: Iterable[SelfCheck]) -> None:
@@ -187,7 +187,7 @@ def read_json(path: Path, model: type[_Model]) -> _Model:
     try:
         return model.model_validate_json(_text(path))
     except ValidationError as error:
-        raise BundleError(f"{path}: {_first(error)}") from error
+        raise BundleError(f"{path}: {first_fault(error)}") from error
 
 
 def write_json(path: Path, record: BaseModel) -> None:
@@ -203,7 +203,7 @@ def _text(path: Path) -> str:
         raise BundleError(f"{path}: not UTF-8: {error}") from error
 
 
-def _first(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     """The first fault on one line, without the rejected input: it may be a review."""
     fault = error.errors(include_input=False, include_url=False)[0]
     return f"{'.'.join(map(str, fault['loc'])) or 'content'}: {fault['msg']}"

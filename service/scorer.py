@@ -11,7 +11,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +37,21 @@ class Score(NamedTuple):
     positive: float  # probability, 0 to 1
     words: int  # tokens in the text
     oov_share: float  # share of the text's distinct words that the vocabulary lacks, 0 to 1
+
+
+class Term(NamedTuple):
+    """What one known term of a text adds to its log-odds, and where it stands."""
+
+    text: str
+    contribution: float  # the same however often the term occurs: the model asks only whether it does
+    spans: list[tuple[int, int]]  # [start, end) of each occurrence, in characters (code points) of the text
+
+
+class Explanation(NamedTuple):
+    score: Score
+    log_odds: float  # bias plus the sum of all contributions
+    bias: float
+    terms: list[Term]  # in the order of their first occurrence
 
 
 def clean(text: str) -> str:
@@ -148,8 +163,33 @@ class Scorer:
         oov_share = 1 - len(known) / len(distinct) if distinct else 1.0
         return Score(_logistic(log_odds), len(words), oov_share)
 
+    def explain(self, text: str) -> Explanation:
+        """The score with the share of each known term in it."""
+        lower, position = _lowered(clean(text))
+        words = list(re.finditer(TOKEN_PATTERN, lower))
+        spans: dict[str, list[tuple[int, int]]] = {}
+        for n in range(1, self.ngram_max + 1):
+            for ngram in zip(*(words[i:] for i in range(n)), strict=False):
+                term = " ".join(word[0] for word in ngram)
+                if term in self._terms:
+                    spans.setdefault(term, []).append((position(ngram[0].start()), position(ngram[-1].end() - 1) + 1))
+
+        norm = math.sqrt(sum(self._terms[term].imag for term in spans)) or 1.0
+        terms = [Term(term, self._terms[term].real / norm, at) for term, at in spans.items()]
+        log_odds = self._bias + math.fsum(term.contribution for term in terms)
+        return Explanation(self.score(text), log_odds, self._bias, sorted(terms, key=lambda term: term.spans[0]))
+
     def score_all(self, texts: list[str]) -> Iterator[Score]:
         return map(self.score, texts)
+
+
+def _lowered(text: str) -> tuple[str, Callable[[int], int]]:
+    """The text in lower case, and where each of its positions was before: a few letters become longer."""
+    lower = text.lower()
+    if len(lower) == len(text):
+        return lower, lambda position: position
+    before = [at for at, letter in enumerate(text) for _ in letter.lower()]
+    return lower, before.__getitem__
 
 
 def _logistic(x: float) -> float:

@@ -1,12 +1,14 @@
 """The scorer's file: what is refused, and what scoring promises."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
+from service.bundle import Bundle
 from service.scorer import MAX_BYTES, Scorer, ScorerError, clean, identity
 
 TERMS = ["bad", "good", "not good", "!"]
@@ -173,3 +175,52 @@ def test_a_refusal_names_the_file(tmp_path: Path):
 
     with pytest.raises(ScorerError, match=str(tmp_path / "scorer.safetensors")):
         Scorer.read(tmp_path / "scorer.safetensors")
+
+
+# Explanations
+
+
+def test_an_explanation_adds_up_to_the_score(bundle: Bundle):
+    """bias + contributions = log-odds, whose logistic is the probability: for every review, whatever is in it."""
+    for review in bundle.selfcheck:
+        explanation = bundle.scorer.explain(review.text)
+
+        assert explanation.score == bundle.scorer.score(review.text)
+        assert explanation.log_odds == pytest.approx(explanation.bias + sum(t.contribution for t in explanation.terms))
+        assert 1 / (1 + math.exp(-explanation.log_odds)) == pytest.approx(explanation.score.positive, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A dull, DULL film!",
+        "a<br />dull &amp; dull film",
+        "İİ dull İstanbul film",
+        "naïve, dull\u2028film",
+        "\U0001f600 dull film",
+    ],
+)
+def test_each_span_is_where_the_term_stands(bundle: Bundle, text: str):
+    """In characters of the text as it came: markup and letters that grow in lower case move nothing."""
+    terms = {term.text: term.spans for term in bundle.scorer.explain(text).terms}
+
+    found = [text[start:end].lower() for start, end in terms["dull"]]
+    film = [text[start:end].lower() for start, end in terms["film"]]
+
+    assert found == ["dull"] * text.lower().count("dull")
+    assert film == ["film"]
+
+
+def test_a_pair_of_words_spans_both(bundle: Bundle):
+    text = "It was a waste of time."
+
+    (span,) = next(term.spans for term in bundle.scorer.explain(text).terms if term.text == "waste of")
+
+    assert text[slice(*span)] == "waste of"
+
+
+def test_a_text_of_unknown_words_is_explained_by_the_bias_alone(bundle: Bundle):
+    explanation = bundle.scorer.explain("xyzzyq qwrtzp")
+
+    assert explanation.terms == []
+    assert explanation.log_odds == explanation.bias

@@ -1,4 +1,4 @@
-"""The service as a process, over HTTP."""
+"""The service as a process, over HTTP: the contract with its clients."""
 
 import json
 import signal
@@ -16,8 +16,10 @@ from training import registry
 from training.registry import Version
 
 
-def post(server: Server, body: bytes, content_type: str = "application/json") -> tuple[int, str]:
-    request = urllib.request.Request(f"{server.url}/predict", body, {"content-type": content_type})
+def post(
+    server: Server, body: bytes, content_type: str = "application/json", path: str = "/predict"
+) -> tuple[int, str]:
+    request = urllib.request.Request(server.url + path, body, {"content-type": content_type})
     try:
         with urllib.request.urlopen(request, timeout=10) as response:
             return response.status, response.read().decode()
@@ -82,21 +84,71 @@ def test_any_text_within_the_limits_is_answered(server: Server, text: str):
         (b'{"text": ', "Invalid JSON"),
         (b'{"text": "\xff"}', "Invalid JSON"),
         (b'{"text": "\\ud800"}', "Invalid JSON"),
-        (b"", "Field required"),
+        (b"", "Invalid JSON"),
+        (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "Invalid JSON"),
+        (b'{"text": ' + b"9" * 100_000 + b"}", "Invalid JSON"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(server: Server, body: bytes, reason: str):
     status, answer = post(server, body)
 
-    assert 400 <= status < 500
-    assert reason in answer
+    assert status == 400
+    assert reason in json.loads(answer)["error"]
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_other_content_types_are_no_error_of_ours(server: Server, content_type: str):
-    status, _ = post(server, b"text=fine", content_type)
+    status, answer = post(server, b"text=fine", content_type)
 
-    assert 400 <= status < 500
+    assert status == 415
+    assert "expected is application/json" in json.loads(answer)["error"]
+
+
+def test_a_batch_is_answered_in_order_as_one_by_one(server: Server, bundle: Bundle):
+    texts = [review.text for review in bundle.selfcheck[:1_000]]
+
+    answers = server.call("/predict_batch", {"texts": texts})
+
+    assert answers[:50] == [server.predict(text) for text in texts[:50]]
+    assert [a["positive"] for a in answers] == pytest.approx([r.positive for r in bundle.selfcheck[:1_000]], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        ([], "at least 1 item"),
+        (["fine"] * 1_001, "at most 1000 items"),
+        (["fine", " "], "texts.1: Value error, the text is empty"),
+        ("fine", "valid array"),
+    ],
+)
+def test_a_bad_batch_is_refused_as_a_whole_with_the_place(server: Server, texts: object, reason: str):
+    status, answer = post(server, json.dumps({"texts": texts}).encode(), path="/predict_batch")
+
+    assert status == 400
+    assert reason in json.loads(answer)["error"]
+
+
+def test_an_explanation_is_the_prediction_and_what_it_is_made_of(server: Server):
+    text = "Not bad at all, but the ending is a waste of a good cast."
+
+    explained = server.call("/explain", {"text": text})
+
+    assert {key: explained[key] for key in ("label", "positive", "model_version")} == server.predict(text)
+    assert explained["log_odds"] == pytest.approx(
+        explained["bias"] + sum(term["contribution"] for term in explained["terms"])
+    )
+    assert [
+        text[start:end] for term in explained["terms"] if term["term"] == "waste" for start, end in term["spans"]
+    ] == ["waste"]
+
+
+def test_known_paths_want_their_own_method(server: Server):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{server.url}/predict", timeout=10)
+
+    assert refused.value.code == 405
+    assert refused.value.headers["allow"] == "POST"
 
 
 def test_the_log_holds_neither_tracebacks_nor_reviews(server: Server):

@@ -1,0 +1,3 @@
+"use strict";
+
+SwaggerUIBundle({ url: "docs.json", dom_id: "#api", validatorUrl: null });
