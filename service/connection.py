@@ -1,10 +1,11 @@
-"""One connection, with the limits that uvicorn leaves open: how long and how large the head of a request may be, and
-an end that loses no request."""
+"""What uvicorn leaves open: how long and how large the head of a request may be, and an end that loses no request."""
 
 import asyncio
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
 
 HEAD_TIMEOUT_S = 10  # from the first byte, or the connection's start, to the end of the headers
 MAX_HEAD_BYTES = 64 * 2**10
@@ -12,6 +13,8 @@ LAST_CALL_S = 0.5  # for a request that is on its way when the process is told t
 
 
 class Connection(HttpToolsProtocol):
+    """A client, from the first byte to the last answer."""
+
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
     _stopping = False
@@ -64,3 +67,12 @@ class Connection(HttpToolsProtocol):
         self._deadline = None
         if not self.transport.is_closing():
             self.transport.close()
+
+
+class Workers(Multiprocess):
+    """Several processes that share a port, which is closed for all of them at once."""
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:
+            listener.shutdown(socket.SHUT_RDWR)  # whoever comes now is refused, instead of waiting for nobody
+        super().terminate_all()

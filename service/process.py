@@ -9,6 +9,7 @@ import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 
 class ServerError(RuntimeError):
@@ -55,6 +56,8 @@ class Server:
                 raise ServerError(f"the server stopped at once:\n{self.log.read_text()[-2000:]}")
             try:
                 served = self.call("/model")["scorer_sha256"]
+            except HTTPError as error:
+                raise ServerError(f"{self.url}/model answers {error.code} {error.reason}: see {self.log}") from error
             except OSError:
                 time.sleep(0.05)
                 continue

@@ -46,7 +46,7 @@ def main(bundle: Path, version: str, host: str, port: int, workers: int) -> None
         import uvicorn
 
         from service.app import load
-        from service.connection import Connection
+        from service.connection import Connection, Workers
 
         try:
             load()
@@ -56,7 +56,7 @@ def main(bundle: Path, version: str, host: str, port: int, workers: int) -> None
         for stop in (signal.SIGINT, signal.SIGTERM):
             # uvicorn drains, then raises the signal again: by then there is nothing left to interrupt
             signal.signal(stop, lambda *_: None)
-        uvicorn.run(
+        config = uvicorn.Config(
             "service.serve:create",
             factory=True,
             host=host,
@@ -68,6 +68,10 @@ def main(bundle: Path, version: str, host: str, port: int, workers: int) -> None
             log_level="warning",
             server_header=False,
         )
+        if workers > 1:
+            Workers(config, sockets=[config.bind_socket()]).run()
+        else:
+            uvicorn.Server(config).run()
 
 
 def create() -> "Application":

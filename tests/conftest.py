@@ -87,12 +87,17 @@ def champion(home: Path) -> Version:
 
 
 @pytest.fixture(scope="session")
-def server(home: Path, champion: Version, free_port: Callable[[], int]) -> Iterator[Server]:
-    """The service as a process of its own, serving the champion."""
+def fetched(home: Path, champion: Version) -> Path:
+    """The champion's bundle, as fetched from the registry."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        bundle = registry.fetch(champion, home / "versions")
-    running = Server(bundle, free_port(), home / "serve.log")
+        return registry.fetch(champion, home / "versions")
+
+
+@pytest.fixture(scope="session")
+def server(fetched: Path, champion: Version, free_port: Callable[[], int]) -> Iterator[Server]:
+    """The service as a process of its own, serving the champion."""
+    running = Server(fetched, free_port(), fetched.with_suffix(".log"))
     running.wait_until_ready(champion.scorer_sha256)
     yield running
     running.stop()

@@ -3,9 +3,11 @@
 import re
 import socket
 import time
+import urllib.request
 from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,7 +15,6 @@ from starlette.testclient import TestClient
 
 from service.bundle import Bundle
 from service.process import Server
-from training import registry
 from training.registry import Version
 
 
@@ -112,8 +113,6 @@ def test_unknown_paths_make_no_series(in_process: Callable[..., TestClient]):
 
 def test_a_request_that_is_never_answered_shows(listening: int):
     """Arrived but not answered: what a hanging pod looks like from outside."""
-    import urllib.request
-
     with socket.create_connection(("127.0.0.1", listening), timeout=10) as client:
         client.sendall(
             b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
@@ -130,8 +129,6 @@ def test_a_request_that_is_never_answered_shows(listening: int):
 
 
 def test_a_client_that_leaves_is_counted_as_499(listening: int):
-    import urllib.request
-
     with socket.create_connection(("127.0.0.1", listening), timeout=10) as client:
         client.sendall(
             b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
@@ -149,10 +146,10 @@ def test_a_client_that_leaves_is_counted_as_499(listening: int):
 
 @pytest.mark.slow
 def test_processes_that_share_a_port_add_up(
-    home, champion: Version, free_port: Callable[[], int], tmp_path, monkeypatch: pytest.MonkeyPatch
+    fetched: Path, champion: Version, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    server = Server(registry.fetch(champion, home / "versions"), free_port(), tmp_path / "log", workers=2)
+    server = Server(fetched, free_port(), tmp_path / "log", workers=2)
     try:
         server.wait_until_ready(champion.scorer_sha256)
         before = scrape(server)
@@ -173,7 +170,5 @@ def test_processes_that_share_a_port_add_up(
 
 
 def scrape(server: Server) -> dict[str, float]:
-    import urllib.request
-
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=5) as response:
         return samples(response.read().decode())

@@ -1,18 +1,13 @@
 """The service as a process, over HTTP: the contract with its clients."""
 
 import json
-import signal
-import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from service.bundle import Bundle
-from service.process import Server, is_taken
-from training import registry
+from service.process import Server
 from training.registry import Version
 
 
@@ -159,39 +154,3 @@ def test_the_log_holds_neither_tracebacks_nor_reviews(server: Server):
 
     assert "Traceback" not in log
     assert "private" not in log
-
-
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_it_stops_cleanly(
-    home: Path, champion: Version, free_port: Callable[[], int], tmp_path: Path, stop: signal.Signals, workers: int
-):
-    bundle = registry.fetch(champion, home / "versions")
-    server = Server(bundle, free_port(), tmp_path / "log", workers)
-    server.wait_until_ready(champion.scorer_sha256)
-    assert server.predict("fine")["model_version"] == str(champion.number)
-
-    server.process.send_signal(stop)
-
-    assert server.process.wait(timeout=20) == 0
-    assert "Traceback" not in server.log.read_text()
-    assert not is_taken(int(server.url.rpartition(":")[2]))
-
-
-def test_a_bundle_that_must_not_be_served_stops_it_in_one_line(tmp_path: Path, free_port: Callable[[], int]):
-    server = Server(tmp_path, free_port(), tmp_path / "log")
-
-    assert server.process.wait(timeout=20) == 1
-    assert server.log.read_text().startswith(f"Error: {tmp_path}: no scorer.safetensors")
-    assert len(server.log.read_text().splitlines()) == 1
-
-
-def test_a_taken_port_stops_it_in_one_line(home: Path, champion: Version, free_port: Callable[[], int], tmp_path: Path):
-    port = free_port()
-    with socket.create_server(("127.0.0.1", port)):
-        server = Server(registry.fetch(champion, home / "versions"), port, tmp_path / "log")
-
-        assert server.process.wait(timeout=20) == 1
-
-    assert f"port {port} is taken" in server.log.read_text()
-    assert "Traceback" not in server.log.read_text()
