@@ -73,11 +73,10 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._start(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] in PROBES:
+            await self._probe(scope, send)
         elif scope["type"] == "http":
-            if scope["path"] in PROBES:
-                await _reply(send, 200, self._probe(scope["path"]))
-            else:
-                await self._count(scope, receive, send)
+            await self._count(scope, receive, send)
 
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
         """BentoML starts and makes the service; the endpoints are read off it."""
@@ -101,8 +100,15 @@ class Application:
             "/docs.json": Answer(document(self._service, secured=bool(self._key_digests))),
         }
 
-    def _probe(self, path: str) -> Answer:
-        return Answer(self._metrics.expose(), CONTENT_TYPE) if path == "/metrics" else Answer(b"ok\n", _PLAIN)
+    async def _probe(self, scope: Scope, send: Send) -> None:
+        try:
+            _expect(scope, "GET")
+            exposed = scope["path"] == "/metrics"
+            await _reply(
+                send, 200, Answer(self._metrics.expose(), CONTENT_TYPE) if exposed else Answer(b"ok\n", _PLAIN)
+            )
+        except Refused as refused:
+            await _refuse(send, refused)
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -113,7 +119,7 @@ class Application:
             status = await self._answer(scope, receive, send)
         except Refused as refused:
             status = refused.status
-            await _reply(send, status, Answer(refused.body, headers=refused.headers))
+            await _refuse(send, refused)
         except Gone:
             status = 499
         finally:
@@ -245,3 +251,7 @@ async def _reply(send: Send, status: int, answer: Answer) -> None:
     length = (b"content-length", b"%d" % len(answer.body))
     await _begin(send, status, answer.content_type, length, *answer.headers)
     await send({"type": "http.response.body", "body": answer.body})
+
+
+async def _refuse(send: Send, refused: Refused) -> None:
+    await _reply(send, refused.status, Answer(refused.body, headers=refused.headers))

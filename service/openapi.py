@@ -29,6 +29,7 @@ def document(service: "Service[Any]", *, secured: bool) -> bytes:
     for api in service.apis.values():
         operation = typed[api.route]["post"]
         operation["operationId"] = api.name
+        operation["requestBody"]["required"] = True
         operation["responses"] = {"200": operation["responses"][200]}
     operations = {
         **{path: item["post"] for path, item in typed.items()},
@@ -88,8 +89,8 @@ def _answer(text: str, schema: str) -> dict[str, Any]:
 
 
 def _stream() -> dict[str, Any]:
-    """OpenAPI 3.1 has no word for a schema of lines: a text says it."""
-    lines = {"application/x-ndjson": {"schema": {"type": "string"}}}
+    """OpenAPI 3.1 has no word for a schema of lines: a text says it, and any body is one."""
+    lines: dict[str, Any] = {"application/x-ndjson": {"schema": {}}}
     return {
         "operationId": "stream",
         "description": "Newline-delimited JSON: each line a body of /predict, answered in order by a line, its answer "
