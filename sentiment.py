@@ -7,13 +7,14 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from service.clock import Clock
 
 if TYPE_CHECKING:
     from service.bundle import GateRecord
@@ -123,7 +124,7 @@ def demo(*, retrain: bool, once: bool, port: int) -> None:
             server.stop()
 
 
-def _new_champion(clock: "Clock") -> "Version":
+def _new_champion(clock: Clock) -> "Version":
     """Train, judge, register and promote: a pipeline's steps, without the canary that a cluster adds."""
     with clock.step("load the libraries"):
         from training import data, model, registry, train
@@ -173,7 +174,7 @@ def evaluate(*, folder: Path, number: int | None, alias: str | None, sources: tu
     """Measure the candidate, or a version, on the holdout."""
     from dataclasses import asdict
 
-    from training import data, registry
+    from training import data, registry, tables
     from training import evaluate as evaluation
     from training.candidate import Candidate
 
@@ -187,11 +188,7 @@ def evaluate(*, folder: Path, number: int | None, alias: str | None, sources: tu
         scorer, own_sources = candidate.scorer(), candidate.record.sources
     holdout = data.load(sources or own_sources).split()[1]
     metrics = evaluation.measure_by_source(holdout, evaluation.score(scorer, holdout))
-    rows = [["source", "reviews", "accuracy", "95 % interval", "AUC", "calibration error"]] + [
-        [name, f"{m.reviews:,}", f"{m.accuracy:.4f}", f"{m.low:.4f} to {m.high:.4f}", f"{m.auc:.4f}", f"{m.ece:.4f}"]
-        for name, m in metrics.items()
-    ]
-    _report({name: asdict(m) for name, m in metrics.items()}, _table(rows), as_json=as_json)
+    _report({name: asdict(m) for name, m in metrics.items()}, tables.of_measures(metrics), as_json=as_json)
 
 
 @cli.command()
@@ -204,7 +201,7 @@ def gate(*, folder: Path, without: tuple[str, ...], as_json: bool) -> None:
     Both score the holdout of all sources that either of them was trained on, and the run is logged with its report,
     whatever the verdict. Margins and floors are in training/gate.py. Exit code 0: passed, 3: rejected.
     """
-    from training import data, registry
+    from training import data, registry, tables
     from training.candidate import Candidate
 
     candidate = Candidate.read(folder)
@@ -214,17 +211,7 @@ def gate(*, folder: Path, without: tuple[str, ...], as_json: bool) -> None:
     record = _judge(candidate, reviews, without)
     registry.log(candidate)
     against = f"version {record.champion_version}" if record.champion_version else "the floors: there is no champion"
-    rows = [["slice", "reviews", "challenger", "champion", "95 % interval of the difference"]] + [
-        [
-            part.name,
-            f"{part.reviews:,}",
-            f"{part.challenger:.4f}",
-            "" if part.champion is None else f"{part.champion:.4f}",
-            "" if part.low is None or part.high is None else f"{part.low:+.4f} to {part.high:+.4f}",
-        ]
-        for part in record.slices
-    ]
-    text = f"{_table(rows)}\n{record.verdict} against {against}; picture in {candidate.report}"
+    text = f"{tables.of_gate(record)}\n{record.verdict} against {against}; picture in {candidate.report}"
     _report(record.model_dump(mode="json"), text, as_json=as_json)
     if record.verdict != "passed":
         _reject(record)
@@ -260,24 +247,10 @@ def promote(*, number: int | None, as_json: bool) -> None:
 @_as_json
 def models(*, as_json: bool) -> None:
     """List the registered versions."""
-    from training import registry
+    from training import registry, tables
 
     versions = registry.versions()
-    measures = sorted({name for version in versions for name in version.metrics if name.startswith("accuracy")})
-    rows = [["version", "aliases", "gate", *measures, "trained at", "git", "data", "scorer"]] + [
-        [
-            str(version.number),
-            " ".join(f"@{alias}" for alias in version.aliases),
-            version.tags.get("gate", ""),
-            *(f"{version.metrics[name]:.4f}" if name in version.metrics else "" for name in measures),
-            version.tags.get("trained_at", ""),
-            version.tags.get("git_sha", "")[:9] + ("+" if version.tags.get("git_dirty") == "true" else ""),
-            version.tags.get("data_digest", "")[:9],
-            version.tags.get("scorer_sha256", "")[:12],
-        ]
-        for version in versions
-    ]
-    text = _table(rows) if versions else "no versions yet: `sentiment demo` makes the first"
+    text = tables.of_versions(versions) if versions else "no versions yet: `sentiment demo` makes the first"
     _report([_described(version) for version in versions], text, as_json=as_json)
 
 
@@ -298,6 +271,53 @@ def serve(*, number: int | None, alias: str, host: str, port: int, workers: int)
     # The server replaces this process: it gets the signals itself, and none of MLflow's memory.
     command = serve_command(bundle, host=host, port=port, workers=workers)
     os.execv(command[0], command)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@_version
+@_alias
+@click.argument("words", metavar="INPUT... OUTPUT", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def score(ctx: click.Context, *, number: int | None, alias: str, words: tuple[str, ...]) -> None:
+    """Score files instead of requests: CSV, Parquet, JSON lines."""
+    if {"-h", "--help"} & set(words):
+        from service.score import main as command
+
+        own = [parameter for parameter in ctx.command.params if parameter.name != "words"]
+        theirs = [parameter for parameter in command.params if parameter.name not in {"bundle", "version"}]
+        complete = click.Command("score", params=[*theirs, *own], help=command.help)
+        complete.main(["--help"], prog_name="sentiment score", max_content_width=120)
+    from training import registry
+
+    version = _chosen(number, alias)
+    bundle = registry.fetch(version, STATE / "versions")
+    command = ["-m", "service.score", "--bundle", str(bundle), "--version", str(version.number), *words]
+    os.execv(sys.executable, [sys.executable, "-P", *command])
+
+
+@cli.command()
+@_version
+@_alias
+@click.option("--target", type=click.Choice(["online", "batch"]), default="online", help="answers requests, or files")
+@click.option("--base", help="another base image than python:3.11-slim, best by its digest")
+@click.option("--push", "repository", metavar="REPOSITORY", help="image repository to push to, unless it has the image")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="bill of materials, CycloneDX")
+@_as_json
+def image(*, number: int | None, alias: str, as_json: bool, base: str | None, **options: Any) -> None:
+    """Build the container image of a version, with docker or podman.
+
+    Its tag names the version and a hash of everything else of ours in it: what the image repository has under that tag
+    is neither built nor pushed again.
+    """
+    from dataclasses import asdict
+
+    from service.build import BASE, build
+    from training import registry
+
+    version = _chosen(number, alias)
+    bundle = registry.fetch(version, STATE / "versions")
+    made = build(bundle, version.number, version.scorer_sha256, base=base or BASE, **options)
+    _report(asdict(made), made.image, as_json=as_json)
 
 
 def _judge(candidate: "Candidate", reviews: "Reviews", without: Collection[str] = ()) -> "GateRecord":
@@ -350,30 +370,6 @@ def _described(version: "Version") -> dict[str, Any]:
 
 def _report(data: Any, text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(data) if as_json else text)
-
-
-def _table(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-class Clock:
-    """Says what is being done and how long it took, on standard error."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str, detail: str = "") -> Iterator[None]:
-        click.echo(f"{f'{name} {detail}'.strip()} ... ", nl=False, err=True)
-        started = time.perf_counter()
-        try:
-            yield
-        except BaseException:
-            click.echo(err=True)
-            raise
-        self.seconds[name] = round(time.perf_counter() - started, 2)
-        click.echo(f"{self.seconds[name]:.1f} s", err=True)
 
 
 def main() -> None:
