@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK = $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --python-version 3.11 \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) pyproject.toml
 
-.PHONY: help setup demo test test-all lint lock clean
+.PHONY: help setup demo test test-all benchmark lint lock clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,6 +20,9 @@ test: setup  ## the tests, in minutes
 
 test-all: setup  ## the tests, slow ones included
 	@$(BIN)/pytest
+
+benchmark: setup  ## the service beside its peers, in ten minutes; needs wrk
+	@$(BIN)/python tests/benchmarks/serving.py
 
 lint: setup  ## what CI checks before it tests
 	@$(BIN)/ruff check .
