@@ -5,9 +5,10 @@ anything imports prometheus_client, which reads it once.
 """
 
 import os
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 
 from service.bundle import Edges
@@ -25,7 +26,9 @@ class Metrics:
     def __init__(self, edges: Edges, model: ModelInfo) -> None:
         disable_created_metrics()  # twice the series, and nobody asks
         self._registry = registry = CollectorRegistry()
-        if _FOLDER not in os.environ:
+        if _FOLDER in os.environ:
+            _forget_the_dead(Path(os.environ[_FOLDER]))
+        else:
             ProcessCollector(registry=registry)
         arrived = Counter("sentiment_requests_arrived", "Requests, counted on arrival", registry=registry)
         results = Counter("sentiment_requests", "Requests, counted when answered", ["code"], registry=registry)
@@ -79,3 +82,13 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
         return generate_latest(registry)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """What a killed process had in flight is in flight no more. Called by the one that takes its place."""
+    for path in folder.glob("gauge_livesum_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid, str(folder))

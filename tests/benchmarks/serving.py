@@ -21,6 +21,8 @@ from typing import Any
 import click
 import numpy as np
 
+from service.bundle import MAX_CHARACTERS
+
 HERE = Path(__file__).parent
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # mlflow starts uvicorn by its name
 OURS, PEER, MLFLOW, LIMIT = "ours", "FastAPI + joblib", "mlflow models serve", "bare Starlette + scorer"
@@ -107,7 +109,10 @@ def train(folder: Path) -> Model:
         pip_requirements=["scikit-learn"],
     )
     lengths = {"short": "rotten_tomatoes", "long": "imdb"}
-    texts = {name: holdout.where(holdout.sources == source).texts for name, source in lengths.items()}
+    texts = {
+        name: [text for text in holdout.where(holdout.sources == source).texts if len(text) <= MAX_CHARACTERS]
+        for name, source in lengths.items()
+    }
     return Model(folder, texts, pipeline)
 
 

@@ -1,6 +1,8 @@
 """What Prometheus sees."""
 
+import os
 import re
+import signal
 import socket
 import time
 import urllib.request
@@ -66,13 +68,13 @@ def test_histograms_count_as_the_profile_does(in_process: Callable[..., TestClie
     client.post("/predict_batch", json={"texts": texts})
     found = samples(client.get("/metrics").text)
 
-    for signal, edges in bundle.profile.edges:
+    for name, edges in bundle.profile.edges:
         values = [bundle.scorer.score(text) for text in texts]
-        value_of = {"score": "positive", "words": "words", "oov_share": "oov_share"}[signal]
+        value_of = {"score": "positive", "words": "words", "oov_share": "oov_share"}[name]
         buckets = [bisect_left(edges, getattr(value, value_of)) for value in values]
         for i, edge in enumerate(edges):
-            assert found[f'sentiment_{signal}_bucket{{le="{float(edge)}"}}'] == sum(bucket <= i for bucket in buckets)
-        assert found[f"sentiment_{signal}_count"] == len(texts)
+            assert found[f'sentiment_{name}_bucket{{le="{float(edge)}"}}'] == sum(bucket <= i for bucket in buckets)
+        assert found[f"sentiment_{name}_count"] == len(texts)
 
 
 def test_every_result_is_counted_by_its_code(in_process: Callable[..., TestClient]):
@@ -167,6 +169,35 @@ def test_processes_that_share_a_port_add_up(
     assert found["sentiment_requests_in_flight"] == 0
     assert [value for name, value in found.items() if name.startswith("sentiment_model_info")] == [1]
     assert list(tmp_path.glob("metrics-*")) == [], "it leaves nothing behind"
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_had_in_flight_is_forgotten(
+    fetched: Path, champion: Version, free_port: Callable[[], int], tmp_path: Path
+):
+    server = Server(fetched, free_port(), tmp_path / "log", workers=2)
+    port = int(server.url.rpartition(":")[2])
+    try:
+        server.wait_until_ready(champion.scorer_sha256)
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
+            client.sendall(b"content-length: 9\r\n\r\n")
+            time.sleep(0.3)
+            assert scrape(server)["sentiment_requests_in_flight"] == 1
+            for worker in Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split():
+                if b"spawn_main" in Path(f"/proc/{worker}/cmdline").read_bytes():
+                    os.kill(int(worker), signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with suppress(OSError, KeyError):
+                if scrape(server)["sentiment_requests_in_flight"] == 0:
+                    break
+            time.sleep(0.2)
+
+        assert scrape(server)["sentiment_requests_in_flight"] == 0
+        assert scrape(server)["sentiment_requests_arrived_total"] >= 1, "what was counted stays"
+    finally:
+        server.stop()
 
 
 def scrape(server: Server) -> dict[str, float]:
