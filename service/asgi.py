@@ -157,21 +157,20 @@ class Application:
             raise Refused(401, "an API key is needed, as Authorization: Bearer KEY", (b"www-authenticate", b"Bearer"))
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        length = _header(scope, b"content-length")
+        if length.isdigit() and int(length) > MAX_BODY_BYTES:  # not even the first piece is asked for
+            raise _TOO_LARGE
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 message = await receive()
                 if message["type"] == "http.request" and not message.get("more_body"):
                     return _bounded(message["body"])  # nearly always: it came with the headers
-                return await self._long_body(scope, receive, message)
+                return await self._long_body(receive, message)
         except TimeoutError:
             raise Refused(408, f"the body did not arrive within {READ_TIMEOUT_S} s", _CLOSE) from None
 
-    async def _long_body(self, scope: Scope, receive: Receive, message: Message) -> bytes:
+    async def _long_body(self, receive: Receive, message: Message) -> bytes:
         """A body that comes in pieces, of which `message` is the first."""
-        length = _header(scope, b"content-length")
-        if length.isdigit() and int(length) > MAX_BODY_BYTES:
-            raise _TOO_LARGE
-
         body = bytearray()
         try:
             while message["type"] == "http.request":

@@ -95,11 +95,25 @@ def test_no_keys_means_none_is_asked(monkeypatch: pytest.MonkeyPatch):
 # Bodies
 
 
-def test_a_body_over_the_limit_is_refused_before_it_is_read(in_process: Start):
-    refused = in_process().post("/predict_batch", content=b"x" * (MAX_BODY_BYTES + 1), headers=JSON)
+def test_a_body_over_the_limit_is_refused_before_it_is_read(server: Server):
+    """A client that asks first is not told to go on."""
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"POST /predict_batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n")
+        client.sendall(b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1))
+
+        head = client.recv(2**16)
+
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in head
+
+
+def test_a_body_of_one_piece_has_the_same_limit(in_process: Start):
+    refused = in_process().post(
+        "/predict", content=iter([b"x" * (MAX_BODY_BYTES + 1)]), headers={"content-type": "application/json"}
+    )
 
     assert refused.status_code == 413
-    assert refused.headers["connection"] == "close"
 
 
 JSON = {"content-type": "application/json"}
