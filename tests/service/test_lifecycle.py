@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from service.bundle import SELFCHECK
-from service.process import Server, is_taken
+from service.process import Server, ServerError, is_taken
 from training.registry import Version
 
 BODY = json.dumps({"text": "A quiet, moving film."}).encode()
@@ -147,6 +147,19 @@ def test_a_key_that_is_no_digest_stops_it_in_one_line(fetched: Path, free_port: 
     assert result.returncode == 1
     assert result.stderr.startswith("Error: API_KEYS_SHA256: expected is the sha256 of each key")
     assert "secret" not in result.stderr
+
+
+def test_a_server_that_refuses_us_is_no_server_to_wait_for(
+    fetched: Path, champion: Version, free_port: Callable[[], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As when API keys are asked for: that is said at once, not after a minute."""
+    monkeypatch.setenv("API_KEYS_SHA256", "0" * 64)
+    server = Server(fetched, free_port(), tmp_path / "log")
+    try:
+        with pytest.raises(ServerError, match="/model answers 401 Unauthorized"):
+            server.wait_until_ready(champion.scorer_sha256)
+    finally:
+        server.stop()
 
 
 def test_a_bundle_that_must_not_be_served_stops_it_in_one_line(tmp_path: Path, free_port: Callable[[], int]):

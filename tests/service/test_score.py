@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -377,30 +377,6 @@ def test_a_bucket_is_read_and_written(
     assert second == first | {"resumed": 82}
     assert sorted(map(str, rows(tmp_path / "out"))) == sorted(map(str, rows(tmp_path / "local")))
     assert "is of a run with input s3://reviews/in/jsonl/reviews.jsonl" in moved.stderr
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[tuple[Any, dict[str, str]]]:
-    """A client, and the environment in which s3://reviews is there."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        client = boto3.Session().client("s3")
-    client.create_bucket(Bucket="reviews")
-    yield client, environment
-    server.stop()
 
 
 # Stopped, and started again

@@ -97,6 +97,13 @@ def test_a_line_without_end_is_not_kept():
     assert list(cutter.cut(b"x\nfine\n", last=True)) == [None, b"fine"]
 
 
+def test_a_line_that_is_too_long_and_never_ends_is_an_error_at_the_end():
+    cutter = Lines()
+
+    assert list(cutter.cut(b"x" * (MAX_TEXT_BYTES + 1), last=False)) == []
+    assert list(cutter.cut(b"", last=True)) == [None]
+
+
 def resident_mib(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -151,29 +152,16 @@ def test_an_address_is_read(csv_file: Callable[..., Path]):
     assert missing.startswith(f"{address}/absent.csv: no such file, or its server does not answer")
 
 
-def test_s3_is_read_through_a_real_endpoint(csv_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
-    import boto3
-    from moto.server import ThreadedMotoServer
+def test_s3_is_read_through_a_real_endpoint(
+    csv_file: Callable[..., Path], s3: tuple[Any, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+):
+    client, environment = s3
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    client.upload_file(str(csv_file(rows())), "reviews", "2026/november.csv")
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "eu-west-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        s3 = boto3.client("s3")
-        s3.create_bucket(Bucket="reviews", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-        s3.upload_file(str(csv_file(rows())), "reviews", "2026/november.csv")
-
-        loaded = data.load(["own=s3://reviews/2026/*.csv"])
-        missing = refusal("s3://reviews/absent.csv")
-    finally:
-        server.stop()
+    loaded = data.load(["own=s3://reviews/2026/*.csv"])
+    missing = refusal("s3://reviews/absent.csv")
 
     assert len(loaded) == 4_000
     assert missing.startswith("s3://reviews/absent.csv: no such file")
