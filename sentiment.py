@@ -84,6 +84,7 @@ def demo(*, retrain: bool, once: bool, port: int) -> None:
     """
     from service.process import Server, is_taken
 
+    os.environ.pop("API_KEYS_SHA256", None)  # the demo is for whoever started it, on loopback
     if is_taken(port):
         raise click.ClickException(f"port {port} is taken: stop what listens there, or choose another with --port")
 
@@ -280,19 +281,19 @@ def serve(*, number: int | None, alias: str, host: str, port: int, workers: int)
 @click.pass_context
 def score(ctx: click.Context, *, number: int | None, alias: str, words: tuple[str, ...]) -> None:
     """Score files instead of requests: CSV, Parquet, JSON lines."""
-    if {"-h", "--help"} & set(words):
-        from service.score import main as command
+    from service.score import main as command
 
-        own = [parameter for parameter in ctx.command.params if parameter.name != "words"]
-        theirs = [parameter for parameter in command.params if parameter.name not in {"bundle", "version"}]
-        complete = click.Command("score", params=[*theirs, *own], help=command.help)
-        complete.main(["--help"], prog_name="sentiment score", max_content_width=120)
+    if {"-h", "--help"} & set(words):
+        params = [p for p in [*ctx.command.params, *command.params] if p.name not in {"words", "bundle", "version"}]
+        complete = click.Command("score", params=params, help=command.help, context_settings=cli.context_settings)
+        complete.main(["--help"], prog_name="sentiment score")
+    command.make_context("sentiment score", ["--bundle", ".", "--version", "?", *words])  # a wrong use shows here
     from training import registry
 
     version = _chosen(number, alias)
     bundle = registry.fetch(version, STATE / "versions")
-    command = ["-m", "service.score", "--bundle", str(bundle), "--version", str(version.number), *words]
-    os.execv(sys.executable, [sys.executable, "-P", *command])
+    start = [sys.executable, "-P", "-m", "service.score", "--bundle", str(bundle), "--version", str(version.number)]
+    os.execv(sys.executable, [*start, *words])
 
 
 @cli.command()
@@ -317,7 +318,9 @@ def image(*, number: int | None, alias: str, as_json: bool, base: str | None, **
     version = _chosen(number, alias)
     bundle = registry.fetch(version, STATE / "versions")
     made = build(bundle, version.number, version.scorer_sha256, base=base or BASE, **options)
-    _report(asdict(made), made.image, as_json=as_json)
+    use = "--publish 127.0.0.1:3000:3000 {}" if options["target"] == "online" else "--volume $PWD:/data {} INPUT OUTPUT"
+    text = f"{made.image}, its packages in {made.sbom}, next: docker run --read-only {use.format(made.image)}"
+    _report(asdict(made), text, as_json=as_json)
 
 
 def _judge(candidate: "Candidate", reviews: "Reviews", without: Collection[str] = ()) -> "GateRecord":
@@ -354,7 +357,10 @@ def _chosen(number: int | None, alias: str) -> "Version":
     if version := registry.find(number or alias):
         return version
     wanted = f"version {number}" if number else f"version with the alias {alias}"
-    raise click.ClickException(f"no {wanted} in the registry: `sentiment models` lists it, `sentiment demo` fills it")
+    where = os.environ.get("MLFLOW_TRACKING_URI") or f"{Path.cwd() / 'mlflow.db'}, this folder's"
+    raise click.ClickException(
+        f"no {wanted} in the registry ({where}): `sentiment models` lists it, `sentiment demo` fills it"
+    )
 
 
 def _sizes(reviews: "Reviews") -> str:

@@ -22,7 +22,7 @@ from service.bundle import first_fault
 from service.metrics import CONTENT_TYPE
 from service.openapi import document
 from service.schema import MAX_BODY_BYTES
-from service.stream import Gone, Refused, converse
+from service.stream import LINES, Gone, Refused, converse
 
 if TYPE_CHECKING:
     from _bentoml_sdk.method import APIMethod
@@ -34,7 +34,7 @@ MAX_BUFFERED_BYTES = 64 * 2**20  # of all bodies that one process is reading
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})  # not requests: neither counted nor asked for a key
 PAGE = Path(__file__).parent / "page"  # for people: files that say nothing of the model and need no key
 
-_JSON, _LINES, _PLAIN = b"application/json", b"application/x-ndjson", b"text/plain; charset=utf-8"
+_JSON, _PLAIN = b"application/json", b"text/plain; charset=utf-8"
 _TYPES = {".html": b"text/html; charset=utf-8", ".css": b"text/css; charset=utf-8", ".js": b"text/javascript"}
 _PAGE_HEADERS = (
     # nothing from elsewhere; the OpenAPI viewer that BentoML bundles sets styles and inlines its icons
@@ -42,6 +42,7 @@ _PAGE_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-cache"),
 )
+_VIEWER = "/static_content/"  # the files of the OpenAPI viewer, in BentoML's application
 _RETRY, _CLOSE = (b"retry-after", b"1"), (b"connection", b"close")
 _TOO_LARGE = Refused(413, f"the body is too large: at most {MAX_BODY_BYTES} bytes are read", _CLOSE)
 
@@ -60,7 +61,8 @@ class Application:
 
     def __init__(self, service: "Service[Any]", key_digests: frozenset[bytes] = frozenset()) -> None:
         self._service = service
-        self._bento = service.to_asgi()
+        self._bento: Any = service.to_asgi()
+        self._bento.router.redirect_slashes = False  # it would repeat whatever Host the client gave
         self._key_digests = key_digests
         self._files = {
             f"/{path.name.removesuffix('.html').removesuffix('index')}": Answer(
@@ -131,15 +133,14 @@ class Application:
         path = scope["path"]
         if self._in_flight > MAX_IN_FLIGHT:
             raise Refused(503, f"{MAX_IN_FLIGHT} requests are being answered: try again", _RETRY)
-        if self._key_digests and path not in self._files:
+        if self._key_digests and not (path in self._files or path.startswith(_VIEWER)):
             self._check_key(scope)
 
         if endpoint := self._endpoints.get(path):
             _expect(scope, "POST", _JSON)
             await _reply(send, 200, Answer(await endpoint(await self._body(scope, receive))))
         elif path == "/stream":
-            _expect(scope, "POST", _LINES)
-            await _begin(send, 200, _LINES)
+            _expect(scope, "POST", LINES)
             await converse(receive, send, self._endpoints["/predict"])
         elif page := self._pages.get(path):
             _expect(scope, "GET")
@@ -240,15 +241,13 @@ def _header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-async def _begin(send: Send, status: int, content_type: bytes, *headers: tuple[bytes, bytes]) -> None:
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type), *headers]}
-    )
-
-
 async def _reply(send: Send, status: int, answer: Answer) -> None:
-    length = (b"content-length", b"%d" % len(answer.body))
-    await _begin(send, status, answer.content_type, length, *answer.headers)
+    headers = [
+        (b"content-type", answer.content_type),
+        (b"content-length", b"%d" % len(answer.body)),
+        *answer.headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
 
 

@@ -206,4 +206,4 @@ def _text(path: Path) -> str:
 def first_fault(error: ValidationError) -> str:
     """The first fault on one line, without the rejected input: it may be a review."""
     fault = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'content'}: {fault['msg']}"
+    return f"{'.'.join(map(str, fault['loc'])) or 'content'}: {fault['msg'].removeprefix('Value error, ')}"

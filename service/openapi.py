@@ -65,7 +65,7 @@ def _typed(name: str, operation: dict[str, Any], *, secured: bool) -> dict[str, 
     return {
         "operationId": name,
         "tags": ["predictions"],
-        "description": operation["description"],
+        "summary": operation["description"],
         "requestBody": operation["requestBody"] | {"required": True},
         "responses": {"200": operation["responses"][200]} | _refusals(secured=secured, body=True),
     }
@@ -74,6 +74,8 @@ def _typed(name: str, operation: dict[str, Any], *, secured: bool) -> dict[str, 
 def _stream(*, secured: bool) -> dict[str, Any]:
     """OpenAPI 3.1 has no word for a schema of lines: a text says it, and any body is one."""
     lines: dict[str, Any] = {"application/x-ndjson": {"schema": {}}}
+    refusals = _refusals(secured=secured, body=True)
+    del refusals["400"], refusals["413"]  # of a line, not of the stream
     return {
         "operationId": "stream",
         "tags": ["predictions"],
@@ -81,8 +83,7 @@ def _stream(*, secured: bool) -> dict[str, Any]:
         f"or a Problem. A line has at most {MAX_TEXT_BYTES} bytes; there is no limit to their number. Read while you "
         "write: the service reads on only when its answers are taken.",
         "requestBody": {"content": lines, "required": True},
-        "responses": {"200": {"description": "A line for each line", "content": lines}}
-        | _refusals(secured=secured, body=True),
+        "responses": {"200": {"description": "A line for each line", "content": lines}} | refusals,
     }
 
 

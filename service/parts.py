@@ -1,6 +1,4 @@
-"""Files of reviews, cut into parts and put together again with their scores: CSV, JSON lines and Parquet, in any place
-that fsspec knows. Knows nothing of models.
-"""
+"""Rows of CSV, JSON lines and Parquet: cut into parts, sorted out, put together again with their scores."""
 
 import csv
 import io
@@ -8,19 +6,15 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import click
-
 from service.bundle import MAX_CHARACTERS
+from service.files import kind_of, named
 
 MAX_LINE = 2**20  # characters: a longer one is not held in memory
 ADDED = ("label", "positive", "model_version")
-_SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_SUFFIXES |= {f"{suffix}.gz": kind for suffix, kind in _SUFFIXES.items() if kind != "parquet"}
 
 
 @dataclass(frozen=True)
@@ -39,25 +33,6 @@ class Part:
         return f"{name}-{sha256(self.path.encode()).hexdigest()[:12]}-{self.number:05d}"
 
 
-def find(inputs: tuple[str, ...], output: str) -> dict[str, list[Any]]:
-    """The files that paths, globs and folders name, those in OUTPUT excepted: their sizes, and ETags or times."""
-    found = {}
-    for given in inputs:
-        with named(f"input {given}"):
-            fs, path = at(given)
-            try:
-                names = fs.expand_path(path, recursive=True)
-            except FileNotFoundError:
-                names = []
-            infos = {fs.unstrip_protocol(n).removeprefix("file://"): fs.info(n) for n in names if kind_of(n)}
-        ours = at(output)[1]
-        files = {name: info for name, info in infos.items() if info["type"] == "file" and f"{ours}/" not in name}
-        if not files:
-            raise click.ClickException(f"input {given}: no such file, or none that ends in {', '.join(_SUFFIXES)}")
-        found |= {name: [info["size"], info.get("ETag") or info.get("mtime")] for name, info in files.items()}
-    return dict(sorted(found.items()))
-
-
 def read(path: str, column: str, rows: int) -> Generator[Part, None, None]:
     """Cut one input. Raises ClickException if it cannot be read or its columns do not fit."""
     import fsspec
@@ -67,10 +42,12 @@ def read(path: str, column: str, rows: int) -> Generator[Part, None, None]:
     mode = {"mode": "rb"} if kind == "parquet" else {"mode": "rt", "compression": "infer", **text}
     with named(f"input {path}"), fsspec.open(path, **mode) as stream:
         header, batches = {"csv": _csv, "jsonl": _json_lines, "parquet": _parquet}[kind](stream, rows)
+        if kind != "jsonl" and not header:
+            raise ValueError("is empty: not even a header is there")
         if kind != "jsonl" and header.count(column) != 1:
             raise ValueError(f"no single column {column!r} among {', '.join(header) or '(none)'}: choose with --column")
         if taken := [name for name in ADDED if name in header]:
-            raise ValueError(f"has a column {taken[0]!r} already: rename it there")
+            raise ValueError(f"has a column {taken[0]!r} already, which scoring adds: rename it in the file")
         first = 1
         for number, batch in enumerate(batches):
             yield Part(path, number, first, header, batch)
@@ -97,10 +74,19 @@ def _cut(records: Iterator[Any], rows: int) -> Iterator[list[Any]]:
     return iter(lambda: list(itertools.islice(records, rows)), [])
 
 
+class Cut(str):
+    """The beginning of a line that is too long: the rest was not kept."""
+
+    __slots__ = ()
+
+
 def _lines(stream: Any) -> Iterator[str]:
-    """Lines with their ends; of one that is too long, the beginning."""
+    """Lines with their ends."""
     while line := stream.readline(MAX_LINE):
-        yield line
+        if len(line) < MAX_LINE or line.endswith("\n"):
+            yield line
+            continue
+        yield Cut(line[:1_000])
         while len(line) == MAX_LINE and not line.endswith("\n"):
             line = stream.readline(MAX_LINE)
 
@@ -117,12 +103,12 @@ def _csv_records(lines: Iterator[str]) -> Iterator[str]:
     while True:
         line = again.popleft() if again else next(lines, "")
         taken += [line] if line else []
-        quotes, size = quotes + line.count('"'), size + len(line)
+        quotes, size = quotes + line.count('"'), size + (MAX_LINE if isinstance(line, Cut) else len(line))
         if not taken:
             return
-        closed = quotes % 2 == 0
+        closed = quotes % 2 == 0 and size < MAX_LINE
         if closed and (len(taken) == 1 or _is_record("".join(taken))):
-            if not line.isspace():
+            if line.strip("\r\n"):
                 yield "".join(taken)
         elif closed or not line or size >= MAX_LINE:
             yield taken[0]
@@ -140,6 +126,7 @@ def _is_record(text: str) -> bool:
 
 
 def _cells(record: str) -> list[str]:
+    csv.field_size_limit(MAX_LINE)
     return next(csv.reader([record], strict=True), [])
 
 
@@ -158,25 +145,26 @@ def sort_out(part: Part, column: str) -> tuple[list[int], list[str], list[dict[s
 
 
 def _records(part: Part, column: str) -> list[Any]:
+    """What _text reads: of Parquet bytes, since one text that is not UTF-8 must not spoil the others."""
     if isinstance(part.rows, list):
         return part.rows
     import pyarrow as pa
 
-    return part.rows[column].cast(pa.large_binary()).to_pylist()  # one text that is not UTF-8 must not spoil the others
+    try:
+        return part.rows[column].cast(pa.large_binary()).to_pylist()
+    except pa.ArrowNotImplementedError as error:
+        raise ValueError(f"column {column!r} holds {part.rows[column].type}, not strings") from error
 
 
 def _text(record: Any, header: list[str], column: str) -> str:
     """The text to score. Raises ValueError, csv.Error or RecursionError with what is wrong with the row."""
+    if type(record) is Cut:
+        raise ValueError(f"longer than {MAX_LINE} characters; the content is cut")
     if not isinstance(record, str):
         text = record if record is None else record.decode()
-    elif len(record.encode()) >= MAX_LINE:  # of what was not UTF-8 surrogates are left, which do not encode
-        raise ValueError(f"longer than {MAX_LINE} bytes; the content may be cut")
-    elif not header:
-        text = _object(record).get(column)
-    elif len(cells := _cells(record)) != len(header):
-        raise ValueError(f"{len(cells)} fields, the header names {len(header)}")
     else:
-        text = cells[header.index(column)]
+        record.encode()  # of what was not UTF-8 surrogates are left, which do not encode
+        text = _cell(record, header, column) if header else _object(record).get(column)
     if text is None:
         raise ValueError("no text")
     if type(text) is not str:
@@ -187,6 +175,12 @@ def _text(record: Any, header: list[str], column: str) -> str:
         raise ValueError(f"the text has {len(text)} characters, at most {MAX_CHARACTERS} are scored")
     text.encode()  # JSON can spell half a surrogate pair, which is no character
     return text
+
+
+def _cell(record: str, header: list[str], column: str) -> str:
+    if len(cells := _cells(record)) != len(header):
+        raise ValueError(f"{len(cells)} fields, the header names {len(header)}")
+    return cells[header.index(column)]
 
 
 def _object(line: str) -> dict[str, Any]:
@@ -204,7 +198,7 @@ def _shown(row: Any) -> dict[str, Any]:
     def value(column: Any) -> Any:
         try:
             return column[0].as_py()
-        except ValueError:
+        except (ValueError, OverflowError):
             return column.to_string()
 
     return dict(zip(row.schema.names, map(value, row.columns), strict=True))
@@ -249,25 +243,3 @@ def _as_parquet(part: Part, kept: list[int], added: dict[str, list[Any]]) -> byt
         table = table.append_column(name, pa.array(added[name], kind))
     write_table(table, sink := io.BytesIO())
     return sink.getvalue()
-
-
-def at(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    return url_to_fs(url)
-
-
-def kind_of(path: str) -> str:
-    return next((kind for suffix, kind in _SUFFIXES.items() if path.endswith(suffix)), "")
-
-
-@contextmanager
-def named(what: str) -> Iterator[None]:
-    """Whatever a file system, a format or a network raises becomes one line that names `what`."""
-    try:
-        yield
-    except click.ClickException:
-        raise
-    except Exception as error:
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
-        raise click.ClickException(f"{what}: {kind}{' '.join(str(error).split())}") from error

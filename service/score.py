@@ -14,11 +14,10 @@ import signal
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +26,8 @@ from typing import Any
 import click
 
 from service.bundle import SCORER, Bundle
-from service.parts import ADDED, Part, at, encode, find, kind_of, named, read, sort_out
+from service.files import at, find, kind_of, named, sweep, write
+from service.parts import ADDED, Part, encode, read, sort_out
 from service.schema import label_of
 from service.scorer import Scorer
 
@@ -60,8 +60,12 @@ def finish(part: Part, job: Job) -> Counter[str]:
     columns = [label_of(positive) for positive in positives], positives, [job.version] * len(kept)
     added: dict[str, list[Any]] = dict(zip(ADDED, columns, strict=True))
     if rejected:
-        write(job, f"{part.stem}.rejected.jsonl", "".join(json.dumps(r, default=str) + "\n" for r in rejected).encode())
-    write(job, job.file_of(part), encode(part, job.kind_of(part), kept, added))
+        write(
+            job.output,
+            f"{part.stem}.rejected.jsonl",
+            "".join(json.dumps(r, default=str) + "\n" for r in rejected).encode(),
+        )
+    write(job.output, job.file_of(part), encode(part, job.kind_of(part), kept, added))
     return Counter(rows=len(part.rows), scored=len(kept), rejected=len(rejected))
 
 
@@ -76,29 +80,14 @@ def _scorer(job: Job) -> Scorer:
 # The folder OUTPUT
 
 
-def write(job: Job, name: str, content: bytes, writer: str = "") -> None:
-    """Write a file whole or not at all. Two that write the same name at the same time each say who they are."""
-    fs, folder = at(job.output)
-    if "file" not in fs.protocol:
-        fs.pipe_file(f"{folder}/{name}", content)  # a bucket shows an object when it is complete
-        return
-    temporary = Path(folder, f".{name}{writer}.tmp")  # one that a killed process left is written over
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(Path(folder, name))
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def claim(job: Job, inputs: dict[str, list[Any]]) -> set[str]:
     """Make OUTPUT this run's, and return the names of its files. Raises ClickException if it is another run's."""
     fs, folder = at(job.output)
     if "file" in fs.protocol:
+        if Path(folder).is_file():
+            raise ValueError("is a file: name a folder, last")
         Path(folder).mkdir(parents=True, exist_ok=True)
+        sweep(Path(folder))
     names = {name.rpartition("/")[2] for name in (fs.ls(folder, detail=False) if fs.exists(folder) else ())}
     now = {key: value for key, value in asdict(job).items() if key not in {"bundle", "output"}}
     now |= {f"input {path}": stamp for path, stamp in inputs.items()}
@@ -109,7 +98,8 @@ def claim(job: Job, inputs: dict[str, list[Any]]) -> set[str]:
             with named(f"input {path}"), closing(read(path, job.column, 1)) as parts:
                 for part in itertools.islice(parts, 1):
                     sort_out(part, job.column)
-        write(job, RUN, json.dumps(now, indent=1).encode(), writer=uuid.uuid4().hex)
+        with suppress(FileExistsError):  # another shard was faster
+            write(job.output, RUN, json.dumps(now, indent=1).encode(), new=True)
     then = json.loads(fs.cat_file(f"{folder}/{RUN}"))
     for key in {**then, **now}:
         if (was := then.get(key, "absent")) != (this := now.get(key, "absent")):
@@ -161,9 +151,11 @@ def run(job: Job, inputs: dict[str, list[Any]], shard: tuple[int, int], processe
             raise
     seconds = time.monotonic() - started
     report(total, seconds, end="\n")
+    if total["rejected"]:
+        click.echo(f"the rejected rows, with reasons: {job.output}/*.rejected.jsonl", err=True)
     done = {**total, "seconds": round(seconds, 3)}
     with named(f"output {job.output}"):
-        write(job, "_done-{}-of-{}.json".format(*shard), json.dumps(done).encode())
+        write(job.output, "_done-{}-of-{}.json".format(*shard), json.dumps(done).encode())
     return done
 
 
@@ -222,8 +214,10 @@ def _cores() -> int:
 def main(*, inputs: tuple[str, ...], bundle: Path, workers: int, as_json: bool, **given: Any) -> None:
     """Score INPUT... (files, globs or folders of .csv, .parquet, .jsonl; local or s3://) into the folder OUTPUT.
 
-    Every row gets the columns label, positive and model_version. A row that cannot be scored stands in a file
-    *.rejected.jsonl beside its part, with the reason; it does not fail the run.
+    The texts are in --column; every row gets the columns label, positive and model_version. OUTPUT gets a file, a part,
+    for each --rows rows of an input, named after it. A row that cannot be scored does not fail the run: it stands in a
+    file *.rejected.jsonl beside its part, with the reason. _run.json says what was asked, _done-*.json what came of it.
+    Gzipped .csv and .jsonl are read as well.
 
     Started again after whatever stopped it, it goes on. Machines that share OUTPUT divide the work: `--shard 0/3`,
     `--shard 1/3`, `--shard 2/3`; in an indexed Kubernetes Job, which sets JOB_COMPLETION_INDEX, SCORE_SHARDS=3.

@@ -31,7 +31,7 @@ def main(bundle: Path, version: str, host: str, port: int, workers: int) -> None
     or commas. Several are valid at once, so that a key can be replaced without a gap. To make one:
 
     \b
-        key=$(openssl rand -hex 32); printf %s "$key" | sha256sum
+        key=$(openssl rand -base64 32); printf %s "$key" | sha256sum
     """
     try:
         if is_taken(port, host):
@@ -63,6 +63,7 @@ def main(bundle: Path, version: str, host: str, port: int, workers: int) -> None
             port=port,
             workers=workers,
             http=Connection,
+            ws="none",
             timeout_graceful_shutdown=25,  # seconds; Kubernetes kills after 30 unless told otherwise
             access_log=False,
             log_level="warning",

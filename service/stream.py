@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 from service.schema import MAX_TEXT_BYTES, Problem
 
-IDLE_TIMEOUT_S = 30  # for the client to send something, or to take something
+LINES = b"application/x-ndjson"
+IDLE_TIMEOUT_S = 30  # for the client to send something
 TURN_BYTES = 16 * 2**10  # answered before other requests get their turn: 2 to 3 ms
 
 
@@ -20,7 +21,7 @@ class Refused(Exception):  # noqa: N818 (an answer, not an error of ours)
 
 
 class Gone(Exception):  # noqa: N818
-    """The client went away, or takes nothing any more."""
+    """The client went away."""
 
 
 _TOO_LONG = Refused(413, f"the line is too long: at most {MAX_TEXT_BYTES} bytes are read").body
@@ -48,37 +49,42 @@ class Lines:
 async def converse(receive: Receive, send: Send, answer: Callable[[bytes], Awaitable[bytes]]) -> None:
     """Answer each line, in order, with a line. Reads on only when what it wrote is being taken. Raises Gone."""
     lines, more = Lines(), True
+    message = await _next(receive)  # a client that asks first whether to send is told to, before it is answered
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", LINES)]})
     while more:
-        try:
-            async with asyncio.timeout(IDLE_TIMEOUT_S):
-                message = await receive()
-        except TimeoutError:
-            idle = Refused(408, f"no line came for {IDLE_TIMEOUT_S} s: the stream ends here")
-            await _write(send, idle.body + b"\n")
-            break
-        if message["type"] == "http.disconnect":
-            raise Gone
         more = message.get("more_body", False)
-
         written, turn = [], 0
         for line in lines.cut(message["body"], last=not more):
             try:
                 written.append(_TOO_LONG if line is None else await answer(line))
             except Refused as refused:
                 written.append(refused.body)
-            turn += len(line or b"") + 1
+            turn += len(line or b"") + 200  # a line costs something even if nothing is in it
             if turn > TURN_BYTES:
-                await _write(send, b"\n".join([*written, b""]))
+                await _write(send, written)
                 written, turn = [], 0
                 await asyncio.sleep(0)
-        if written:
-            await _write(send, b"\n".join([*written, b""]))
+        await _write(send, written)
+        try:
+            message = await _next(receive) if more else message
+        except Refused as idle:
+            await _write(send, [idle.body])
+            break
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _write(send: Send, lines: bytes) -> None:
+async def _next(receive: Receive) -> Message:
+    """The next piece. Raises Refused if none comes, Gone if none will."""
     try:
         async with asyncio.timeout(IDLE_TIMEOUT_S):
-            await send({"type": "http.response.body", "body": lines, "more_body": True})
+            message = await receive()
     except TimeoutError:
-        raise Gone from None
+        raise Refused(408, f"nothing came for {IDLE_TIMEOUT_S} s: the stream ends here") from None
+    if message["type"] == "http.disconnect":
+        raise Gone
+    return message
+
+
+async def _write(send: Send, lines: list[bytes]) -> None:
+    if lines:
+        await send({"type": "http.response.body", "body": b"\n".join([*lines, b""]), "more_body": True})

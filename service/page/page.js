@@ -26,14 +26,14 @@ async function judge() {
   const review = text.value;
   const turn = ++latest;
   const button = form.querySelector("[type=submit]");
-  button.disabled = true;
+  button.ariaBusy = true; // not disabled: it would lose the focus
   try {
     const answer = await ask(review);
     if (turn === latest) show(review, answer);
   } catch (error) {
     if (turn === latest) complain(error.message);
   } finally {
-    if (turn === latest) button.disabled = false;
+    if (turn === latest) button.ariaBusy = false;
   }
 }
 
@@ -71,7 +71,9 @@ function show(review, answer) {
   at("version").textContent = answer.model_version;
   at("marked").replaceChildren(...marked(Array.from(review), answer.terms));
   at("terms").replaceChildren(...strongest(answer.terms).map(row));
+  at("unknown").hidden = answer.terms.length > 0;
   at("result").hidden = false;
+  at("result").scrollIntoView({ block: "nearest" });
 }
 
 // 100 % and 0 % would be a promise
@@ -84,16 +86,20 @@ function percent(share) {
 /** The text's nodes: stretches between the ends of all spans, each marked with the sum of the terms that cover it. */
 function marked(letters, terms) {
   const spans = terms.flatMap((term) => term.spans.map(([start, end]) => ({ ...term, start, end })));
+  spans.sort((a, b) => a.start - b.start);
   const cuts = [...new Set([0, letters.length, ...spans.flatMap(({ start, end }) => [start, end])])].sort((a, b) => a - b);
+  let covering = [];
+  let next = 0;
   const pieces = cuts.slice(1).map((end, i) => {
-    const covering = spans.filter((span) => span.start <= cuts[i] && span.end >= end);
+    covering = covering.filter((span) => span.end > cuts[i]);
+    while (next < spans.length && spans[next].start <= cuts[i]) covering.push(spans[next++]);
     return {
       text: letters.slice(cuts[i], end).join(""),
       sum: covering.reduce((sum, span) => sum + span.contribution, 0),
       why: covering.map((span) => `${span.term} ${signed(span.contribution)}`).join("\n"),
     };
   });
-  const most = Math.max(...pieces.map((piece) => Math.abs(piece.sum)), 1);
+  const most = pieces.reduce((most, piece) => Math.max(most, Math.abs(piece.sum)), 1);
   return pieces.map(({ text, sum, why }) => {
     if (Math.abs(sum) < 0.05 * most) return document.createTextNode(text);
     const mark = document.createElement("mark");

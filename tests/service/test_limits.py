@@ -217,6 +217,75 @@ def test_a_head_without_end_is_not_kept(server: Server, start: bytes):
     assert server.predict("fine")
 
 
+@pytest.mark.parametrize("trailer", [b"a: b\r\n" * 2_000, b"x" * 10_000])
+def test_trailers_have_the_limit_of_headers(server: Server, trailer: bytes):
+    port = int(server.url.rpartition(":")[2])
+    sent = 0
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client, suppress(ConnectionError):
+        client.sendall(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: ")
+        while sent < 200 * 2**20:
+            sent += client.send(trailer)
+
+    assert sent < 20 * 2**20
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        (b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n"),
+        (b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 99999\r\n\r\n", b"x"),
+    ],
+    ids=["a blank line", "a byte of a body that was refused"],
+)
+def test_after_an_answer_a_connection_does_not_idle_for_ever(
+    listening: int, monkeypatch: pytest.MonkeyPatch, rest: tuple[bytes, bytes]
+):
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT_S", 0.5)
+    with socket.create_connection(("127.0.0.1", listening), timeout=10) as client:
+        client.sendall(rest[0])
+        time.sleep(0.2)
+        client.sendall(rest[1])
+        started = time.monotonic()
+        drain(client)
+
+    assert time.monotonic() - started < 3
+
+
+def test_a_client_that_takes_nothing_is_given_up(listening: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "TAKE_TIMEOUT_S", 0.5)
+    body = b'{"text": "' + b"fine bad " * 1_000 + b'"}'
+    head = b"POST /explain HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(
+        body
+    )
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", listening))
+        client.settimeout(1)
+        with suppress(TimeoutError, ConnectionError):
+            for _ in range(400):
+                client.sendall(head + body)
+        time.sleep(1.5)
+        client.settimeout(5)
+        with pytest.raises(ConnectionError):
+            drain(client)
+
+
+def drain(client: socket.socket) -> None:
+    while client.recv(2**20):
+        pass
+
+
+def test_no_answer_sends_a_client_to_a_host_it_named_itself(server: Server):
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"GET /predict/ HTTP/1.1\r\nhost: elsewhere.example\r\n\r\n")
+
+        answer = client.recv(2**16)
+
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"elsewhere" not in answer
+
+
 def test_an_answer_repeats_nothing_that_could_be_a_header(server: Server):
     port = int(server.url.rpartition(":")[2])
     for path in (b"/%0d%0aset-cookie:a=b", b"/predict?%0d%0aset-cookie:a=b"):

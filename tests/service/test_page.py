@@ -135,31 +135,47 @@ def luminance(page: Page, colour: str) -> float:
     return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def test_with_keys_it_asks_for_one(
-    chromium: Browser,
-    fetched: Path,
-    free_port: Callable[[], int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setenv(KEYS, sha256(b"secret").hexdigest())
-    server = Server(fetched, free_port(), tmp_path / "log")
-    try:
-        while not is_taken(int(server.url.rpartition(":")[2])):
-            assert server.process.poll() is None
-            time.sleep(0.05)
-        page = chromium.new_page()
-        page.goto(server.url)
-        page.get_by_label("A film review").fill("A wonderful film")
-        page.get_by_role("button", name="Judge it").click()
-        expect(page.get_by_role("alert")).to_contain_text("Enter an API key")
-        page.get_by_label("This service asks for an API key").fill("secret")
-        page.keyboard.press("Enter")
+@pytest.fixture(scope="module")
+def keyed(fetched: Path, free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that asks for the key `secret`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(KEYS, sha256(b"secret").hexdigest())
+        server = Server(fetched, free_port(), tmp_path_factory.mktemp("keyed") / "log")
+    while not is_taken(int(server.url.rpartition(":")[2])):
+        assert server.process.poll() is None
+        time.sleep(0.05)
+    yield server
+    server.stop()
 
-        expect(page.locator("#label")).to_have_text("Positive")
-        page.close()
-    finally:
-        server.stop()
+
+def test_with_keys_it_asks_for_one(chromium: Browser, keyed: Server):
+    page = chromium.new_page()
+    page.goto(keyed.url)
+    page.get_by_label("A film review").fill("A wonderful film")
+    page.get_by_role("button", name="Judge it").click()
+    expect(page.get_by_role("alert")).to_contain_text("Enter an API key")
+    page.get_by_label("This service asks for an API key").fill("secret")
+    page.keyboard.press("Enter")
+
+    expect(page.locator("#label")).to_have_text("Positive")
+
+    page.goto(f"{keyed.url}/docs")
+    expect(page.locator("[data-path='/predict']")).to_be_visible()
+    page.close()
+
+
+def test_the_api_s_page_says_so_when_it_wants_a_key(chromium: Browser, keyed: Server):
+    page = chromium.new_page()
+    page.goto(f"{keyed.url}/docs")
+
+    expect(page.locator("#api")).to_contain_text("asks for an API key")
+    page.close()
+
+
+def test_words_that_nobody_knows_are_said_to_be_unknown(page: Page):
+    judge(page, "xqzt zzzq")
+
+    expect(page.locator("#unknown")).to_be_visible()
 
 
 def test_the_api_s_page_shows_every_endpoint_and_needs_nothing_from_elsewhere(page: Page, server: Server):

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service import score
+from service import files, score
 from service.bundle import MAX_CHARACTERS, Bundle
 from service.parts import ADDED
 from service.schema import label_of
@@ -107,8 +107,8 @@ def rejected(folder: Path) -> list[dict[str, Any]]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file by its name, but the run's record and the reports of its shards."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("_")}
+    """Every file by its name, but the run's record, the reports of its shards, and what is hidden from readers."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] not in "_."}
 
 
 def counts(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
@@ -259,7 +259,7 @@ def test_bad_rows_of_csv_stand_beside_the_part_with_their_reasons(tmp_path: Path
         (7, "the text has 50000 characters, at most 10000 are scored"),
         (8, "unexpected end of data"),
         (11, "',' expected after '\"'"),
-        (12, "longer than 1048576 bytes; the content may be cut"),
+        (12, "longer than 1048576 characters; the content is cut"),
         (14, "unexpected end of data"),
     ]
     assert [found[i]["content"] for i in (0, 1, 4, 6)] == [
@@ -312,6 +312,38 @@ def test_bad_rows_of_parquet_stand_beside_the_part_with_their_values(tmp_path: P
     assert (blank["row"], blank["reason"], blank["content"]["id"]) == (1, "the text is blank", 1)
     assert no_text["reason"] == "not Unicode"
     assert "1970-01-01 00:00:00.000000002" in no_text["content"]["at"]
+
+
+def test_a_long_quoted_cell_is_one_cell(tmp_path: Path, score_files: Score):
+    """What stands on its lines is no row, even if it looks like one."""
+    page = "<p>\n" + "7,looks fine\n" * 20_000
+    with (tmp_path / "long.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["page", "text"], [page, "A fine film."], ["", "A dull film."]])
+
+    done = score_files("--json", tmp_path / "long.csv", tmp_path / "out")
+
+    assert counts(done) == {"rows": 2, "scored": 2, "rejected": 0, "resumed": 0}
+
+
+def test_a_blank_row_of_one_column_is_a_row(tmp_path: Path, score_files: Score):
+    (tmp_path / "one.csv").write_text("text\nA fine film.\n  \n\nA dull film.\n")
+
+    assert counts(score_files("--json", tmp_path / "one.csv", tmp_path / "out"))["rejected"] == 1
+
+
+def test_a_value_that_python_cannot_hold_fails_nothing(tmp_path: Path, score_files: Score):
+    at = pa.array([2**40, 1], pa.timestamp("s"))
+    pq.write_table(pa.table({"text": [" ", "A fine film."], "at": at}), tmp_path / "odd.parquet")
+
+    assert counts(score_files("--json", tmp_path / "odd.parquet", tmp_path / "out"))["scored"] == 1
+
+
+def test_of_a_line_that_is_too_long_little_is_kept(tmp_path: Path, score_files: Score):
+    (tmp_path / "long.jsonl").write_text(('{"text": "' + "x" * 2**21 + '"}\n') * 20)
+
+    score_files(tmp_path / "long.jsonl", tmp_path / "out")
+
+    assert {len(row["content"]) for row in rejected(tmp_path / "out")} == {1_000}
 
 
 def test_a_part_of_bad_rows_alone_is_there_and_empty(tmp_path: Path, score_files: Score):
@@ -377,6 +409,36 @@ def test_a_bucket_is_read_and_written(
     assert second == first | {"resumed": 82}
     assert sorted(map(str, rows(tmp_path / "out"))) == sorted(map(str, rows(tmp_path / "local")))
     assert "is of a run with input s3://reviews/in/jsonl/reviews.jsonl" in moved.stderr
+
+
+def test_a_name_may_look_like_a_pattern_and_be_written_in_capitals(
+    tmp_path: Path, texts: list[str], score_files: Score
+):
+    write_csv(tmp_path / "in" / "data1.csv", texts[:5])
+    write_csv(tmp_path / "in" / "data[1].csv", texts[5:10])
+    write_csv(tmp_path / "in" / "MORE.CSV", texts[10:15])
+
+    score_files(tmp_path / "in" / "data1.csv", tmp_path / "in" / "data[1].csv", tmp_path / "in", tmp_path / "out")
+
+    assert sorted(row["text"] for row in rows(tmp_path / "out")) == sorted(texts[:15])
+
+
+def test_a_file_is_one_file_however_it_is_spelt(tmp_path: Path, texts: list[str], score_files: Score):
+    path = write_csv(tmp_path / "in" / "a.csv", texts[:5])
+    (tmp_path / "in" / "link.csv").symlink_to(path)
+
+    score_files(path, f"{tmp_path}/in/../in//a.csv", tmp_path / "in", tmp_path / "out")
+
+    assert [row["text"] for row in rows(tmp_path / "out")] == texts[:5]
+
+
+def test_only_what_lies_in_output_is_no_input(tmp_path: Path, texts: list[str], score_files: Score):
+    """A folder elsewhere that is called as OUTPUT is another folder."""
+    write_csv(tmp_path / "in" / str(tmp_path).lstrip("/") / "out" / "a.csv", texts[:5])
+
+    score_files(tmp_path / "in", tmp_path / "out")
+
+    assert [row["text"] for row in rows(tmp_path / "out")] == texts[:5]
 
 
 # Stopped, and started again
@@ -535,6 +597,41 @@ def test_another_model_or_input_does_not_mix(
     assert "has files but no _run.json: give a new folder" in no_record
 
 
+def test_a_run_s_record_is_never_replaced(tmp_path: Path):
+    """Of two runs that begin at the same moment, one finds the other's."""
+    files.write(str(tmp_path), score.RUN, b"first", new=True)
+
+    with pytest.raises(FileExistsError):
+        files.write(str(tmp_path), score.RUN, b"second", new=True)
+
+    assert (tmp_path / score.RUN).read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == [score.RUN]
+
+
+def test_two_at_the_same_part_leave_it_whole(tmp_path: Path, texts: list[str], command: list[str], score_files: Score):
+    source = write_csv(tmp_path / "reviews.csv", texts)
+    score_files("--rows", 20, source, tmp_path / "one")
+
+    processes = [start(command, "--rows", 20, source, tmp_path / "out") for _ in range(2)]
+    printed = [process.communicate(timeout=60)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert content(tmp_path / "out") == content(tmp_path / "one")
+
+
+def test_what_was_left_half_written_long_ago_is_removed(tmp_path: Path, texts: list[str], score_files: Score):
+    source = write_csv(tmp_path / "reviews.csv", texts[:5])
+    score_files(source, tmp_path / "out")
+    old, new = (tmp_path / "out" / f".{name}.tmp" for name in ("old", "new"))
+    old.write_text("half")
+    new.write_text("half")
+    os.utime(old, (0, 0))
+
+    score_files(source, tmp_path / "out")
+
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 # Shards
 
 
@@ -612,10 +709,10 @@ def test_errors_are_one_line_that_names_the_thing_and_the_fix(tmp_path: Path, sc
         "empty": nothing,
         "reviews.txt": nothing,
         "columns.csv": "no single column 'text' among review, stars: choose with --column",
-        "scored.csv": "has a column 'label' already: rename it there",
+        "scored.csv": "has a column 'label' already, which scoring adds: rename it in the file",
         "broken.parquet": "ArrowInvalid: Parquet magic bytes not found",
         "broken.csv.gz": "BadGzipFile: Not a gzipped file",
-        "numbers.parquet": "Unsupported cast from int64 to large_binary",
+        "numbers.parquet": "column 'text' holds int64, not strings",
     }.items():
         done = score_files(fine, tmp_path / name, tmp_path / "out", fails=1)
 
@@ -631,7 +728,7 @@ def test_an_unreadable_bundle_a_bad_output_and_a_bucket_that_is_not_there_are_on
     fine = write_csv(tmp_path / "fine.csv", ["A fine film."])
     for words, reason in {
         ("--bundle", tmp_path / "absent", fine, tmp_path / "out"): f"Error: bundle {tmp_path / 'absent'}: no scorer",
-        (fine, fine): f"Error: output {fine}: FileExistsError",
+        (fine, fine): f"Error: output {fine}: is a file: name a folder, last",
         (fine, "s3://absent/out"): "Error: output s3://absent/out: FileNotFoundError: The specified bucket does not",
         ("s3://absent/a.csv", tmp_path / "out"): "Error: input s3://absent/a.csv: no such file",
     }.items():
@@ -654,7 +751,7 @@ def test_a_terminal_sees_one_line_that_changes(tmp_path: Path, holdout: Reviews,
 
     assert done.returncode == 0
     assert printed.count("\x1b[K\r") >= 2
-    assert re.search(rf"{len(holdout.texts):,} rows, 1 rejected, [\d,]+ a second\r\n$", printed)
+    assert re.search(rf"{len(holdout.texts):,} rows, 1 rejected, [\d,]+ a second\r\n", printed)
 
 
 def test_help_imports_nothing_heavy():
