@@ -48,6 +48,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._went_on = True
+        self._head_bytes = 0  # a stream's chunks have sizes, each in a piece of its own perhaps, and no end
         super().on_body(body)
 
     def data_received(self, data: bytes) -> None:

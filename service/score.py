@@ -60,11 +60,8 @@ def finish(part: Part, job: Job) -> Counter[str]:
     columns = [label_of(positive) for positive in positives], positives, [job.version] * len(kept)
     added: dict[str, list[Any]] = dict(zip(ADDED, columns, strict=True))
     if rejected:
-        write(
-            job.output,
-            f"{part.stem}.rejected.jsonl",
-            "".join(json.dumps(r, default=str) + "\n" for r in rejected).encode(),
-        )
+        lines = "".join(json.dumps(row, default=str) + "\n" for row in rejected)
+        write(job.output, f"{part.stem}.rejected.jsonl", lines.encode())
     write(job.output, job.file_of(part), encode(part, job.kind_of(part), kept, added))
     return Counter(rows=len(part.rows), scored=len(kept), rejected=len(rejected))
 

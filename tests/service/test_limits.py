@@ -229,6 +229,26 @@ def test_trailers_have_the_limit_of_headers(server: Server, trailer: bytes):
     assert sent < 20 * 2**20
 
 
+def test_a_long_stream_may_send_its_chunks_sizes_apart(listening: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connection, "MAX_HEAD_BYTES", 1_000)
+    body = b'{"text": "fine"}\n'
+    with socket.create_connection(("127.0.0.1", listening), timeout=10) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(b"POST /stream HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n")
+        client.sendall(b"transfer-encoding: chunked\r\n\r\n")
+        for _ in range(600):
+            client.sendall(b"%x\r\n" % len(body))
+            time.sleep(0.001)
+            client.sendall(body + b"\r\n")
+            time.sleep(0.001)
+        client.sendall(b"0\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"0\r\n\r\n"):
+            answer += client.recv(2**16)
+
+    assert answer.count(b'"label"') == 600
+
+
 @pytest.mark.parametrize(
     "rest",
     [
