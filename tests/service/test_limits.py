@@ -281,13 +281,18 @@ def test_a_client_that_takes_nothing_is_given_up(listening: int, monkeypatch: py
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", listening))
         client.settimeout(1)
+        asked, answered = 0, b""
         with suppress(TimeoutError, ConnectionError):
             for _ in range(400):
                 client.sendall(head + body)
+                asked += 1
         time.sleep(1.5)
-        client.settimeout(5)
-        with pytest.raises(ConnectionError):
-            drain(client)
+        client.settimeout(3)
+        with suppress(ConnectionError):  # it ends, one way or the other, before everything was answered
+            while piece := client.recv(2**20):
+                answered += piece
+
+    assert answered.count(b"HTTP/1.1 200") < asked
 
 
 def drain(client: socket.socket) -> None:
