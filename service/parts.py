@@ -45,7 +45,7 @@ def read(path: str, column: str, rows: int) -> Generator[Part, None, None]:
         if kind != "jsonl" and not header:
             raise ValueError("is empty: not even a header is there")
         if kind != "jsonl" and header.count(column) != 1:
-            raise ValueError(f"no single column {column!r} among {', '.join(header) or '(none)'}: choose with --column")
+            raise ValueError(f"no single column {column!r} among {', '.join(header)}: choose with --column")
         if taken := [name for name in ADDED if name in header]:
             raise ValueError(f"has a column {taken[0]!r} already, which scoring adds: rename it in the file")
         first = 1

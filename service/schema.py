@@ -36,12 +36,6 @@ Texts = Annotated[
 ]
 
 
-class Review(BaseModel):
-    """One line of a stream."""
-
-    text: Text
-
-
 class Prediction(BaseModel):
     label: Literal["positive", "negative"]
     positive: Annotated[float, Field(ge=0, le=1, description="probability that the review is positive")]
