@@ -1,0 +1,291 @@
+"""What may differ between stacks: typed, checked, read in one place. Knows nothing of resources.
+
+Each field's description says what it takes, in the words that follow a colon: it is the documentation and the error.
+"""
+
+import difflib
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+PLACEHOLDER = "CHANGE-ME"
+ROOT = Path(__file__).parent.parent
+SERVICES_CIDR = "172.20.0.0/16"  # the addresses of Kubernetes Services in every cluster; CoreDNS is its .10
+
+
+class SettingsError(Exception):
+    """A stack's file does not say what it should: a line for each fault, with key, value, limit and place."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Aws(Section):
+    """Where the environment lives. Without this section a stack has no cloud half: see `local`."""
+
+    region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", description="an AWS region, such as eu-west-1")
+    admin_role: str = Field(
+        pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/\S+$",
+        description="the ARN of the IAM role that runs `pulumi up` by hand, arn:aws:iam::ACCOUNT:role/NAME "
+        "(not a user, and not arn:aws:sts::…:assumed-role/…, which is a session of a role); "
+        "`aws iam get-role --role-name NAME` shows it",
+    )
+
+    @property
+    def partition(self) -> str:
+        return self.admin_role.split(":")[1]
+
+    @property
+    def account(self) -> str:
+        """Twelve digits: the account of the admin role is the one and only account of the stack."""
+        return self.admin_role.split(":")[4]
+
+
+class GitHub(Section):
+    """Which repository's workflows may act. Without this section only people deploy."""
+
+    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="OWNER/NAME of the repository on GitHub")
+    owner_id: str = Field(
+        pattern=r"^\d+$", description="the owner's number, quoted: `gh api repos/OWNER/NAME --jq .owner.id`"
+    )
+    repository_id: str = Field(
+        pattern=r"^\d+$", description="the repository's number, quoted: `gh api repos/OWNER/NAME --jq .id`"
+    )
+    runner: str | None = Field(
+        default=None, description="label of self-hosted runners that reach a private cluster endpoint"
+    )
+
+
+class Network(Section):
+    cidr: str = Field(default="10.0.0.0/16", description="a private IPv4 network of /16 to /19, such as 10.0.0.0/16")
+    zones: int = Field(default=2, ge=2, le=3, description="how many availability zones, 2 or 3")
+    nat: Literal["single", "per-zone", "none"] = Field(
+        default="single",
+        description="one of single (one gateway for all zones), per-zone (survives the loss of a zone), none (no way "
+        "out: AWS services by private endpoints, every image from ECR)",
+    )
+
+    @field_validator("cidr")
+    @classmethod
+    def _fits(cls, value: str) -> str:
+        network = ipaddress.IPv4Network(value)
+        if not (network.is_private and 16 <= network.prefixlen <= 19):
+            raise ValueError(f"{network.prefixlen} bits" if network.is_private else "a public network")
+        if network.overlaps(ipaddress.IPv4Network(SERVICES_CIDR)):
+            raise ValueError(f"overlaps {SERVICES_CIDR}, where Kubernetes Services have their addresses")
+        return value
+
+
+class Cluster(Section):
+    version: str = Field(
+        default="1.36",
+        pattern=r"^1\.\d\d$",
+        description='a Kubernetes version in standard support, quoted, such as "1.36"',
+    )
+    endpoint: Literal["public", "private"] = Field(
+        default="public",
+        description="one of public (IAM authenticates; needs public_cidrs), private (needs github.runner)",
+    )
+    public_cidrs: tuple[str, ...] = Field(
+        default=(),
+        description='who may reach a public endpoint: a list of IPv4 networks; ["0.0.0.0/0"] lets hosted runners in',
+    )
+    node_pools: tuple[Literal["general-purpose", "system"], ...] = Field(
+        default=("general-purpose",),
+        min_length=1,
+        description="one or both of general-purpose, system; without one nothing runs",
+    )
+    log_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 180, 365] = Field(
+        default=14, description="days that control plane logs are kept, one of 1, 3, 5, 7, 14, 30, 60, 90, 180, 365"
+    )
+    secrets_key: bool = Field(
+        default=False, description="true or false: encrypt Kubernetes Secrets with a KMS key of your own"
+    )
+
+    @field_validator("public_cidrs")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for cidr in value:
+            ipaddress.IPv4Network(cidr)
+        return value
+
+
+class Tracking(Section):
+    """One stack runs MLflow and owns the image repository; the others name that stack and read its outputs."""
+
+    enabled: bool = Field(default=False, description="true or false: this stack runs MLflow for all stacks")
+    stack: str | None = Field(
+        default=None, description="the stack that runs MLflow, such as dev; none where enabled is true"
+    )
+    database_class: str = Field(
+        default="db.t4g.micro",
+        pattern=r"^db\.[a-z0-9]+\.[a-z0-9]+$",
+        description="an RDS instance class, such as db.t4g.micro",
+    )
+    database_gib: int = Field(
+        default=20, ge=20, le=1000, description="GiB of database storage, 20 to 1000; it grows to five times that"
+    )
+    database_standby: bool = Field(
+        default=False, description="true or false: a second database in another zone, for twice the price"
+    )
+    backup_days: int = Field(default=7, ge=1, le=35, description="days of database backups, 1 to 35")
+
+
+class Budget(Section):
+    monthly_usd: int = Field(ge=1, description="whole dollars a month, for all stacks together, 1 or more")
+    email: str = Field(pattern=r"^\S+@\S+\.\S+$", description="who is told at 80 % forecast and at 100 %")
+
+
+class StackSettings(Section):
+    """One environment. `project` and `stack` come from Pulumi, the rest from Pulumi.<stack>.yaml."""
+
+    project: str
+    stack: str = Field(
+        pattern=r"^[a-z][a-z0-9]{1,15}$",
+        description="2 to 16 lower-case letters and digits: names of resources are made of it",
+    )
+    protect: bool = Field(default=True, description="true or false: refuse to delete what holds data, and the cluster")
+    aws: Aws | None = Field(default=None, description="a section with region and admin_role")
+    github: GitHub | None = Field(default=None, description="a section with repository, owner_id and repository_id")
+    network: Network = Field(default=Network(), description="a section")
+    cluster: Cluster = Field(default=Cluster(), description="a section")
+    tracking: Tracking = Field(default=Tracking(), description="a section")
+    budget: Budget | None = Field(default=None, description="a section with monthly_usd and email")
+
+    @property
+    def name(self) -> str:
+        """Prefix of every name in the account, such as sentiment-dev."""
+        return f"{self.project}-{self.stack}"
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if faults := list(_disagreements(self)):
+            raise ValueError("\n".join(faults))
+        return self
+
+
+def _disagreements(settings: StackSettings) -> Iterator[str]:
+    cluster, tracking = settings.cluster, settings.tracking
+    if tracking.enabled and tracking.stack:
+        yield f"tracking.stack is {tracking.stack}, and tracking.enabled is true: one of the two"
+    if not tracking.enabled and not tracking.stack:
+        yield "tracking.stack is missing: the stack that runs MLflow, or set tracking.enabled to true"
+    if tracking.stack == settings.stack:
+        yield f"tracking.stack is {tracking.stack}, this stack: set tracking.enabled to true instead"
+    if settings.aws is None:
+        for name in ("github", "network", "cluster", "budget"):
+            if name in settings.model_fields_set:
+                yield f"{name} is set, and aws is not: a stack without a cloud half takes no such section"
+        return
+    if cluster.endpoint == "public" and not cluster.public_cidrs:
+        yield f"cluster.public_cidrs is missing: {Cluster.model_fields['public_cidrs'].description}"
+    if cluster.endpoint == "private" and cluster.public_cidrs:
+        yield "cluster.public_cidrs is set, and cluster.endpoint is private: one of the two"
+    if cluster.endpoint == "private" and not (settings.github and settings.github.runner):
+        yield "cluster.endpoint is private, and github.runner is missing: workflows need runners inside the network"
+
+
+Key = tuple[str, ...]  # ("network", "nat")
+SECTIONS = {
+    "aws": Aws,
+    "github": GitHub,
+    "network": Network,
+    "cluster": Cluster,
+    "tracking": Tracking,
+    "budget": Budget,
+}
+DESCRIPTIONS: dict[Key, str | None] = {
+    **{(name,): field.description for name, field in StackSettings.model_fields.items()},
+    **{(name, key): f.description for name, section in SECTIONS.items() for key, f in section.model_fields.items()},
+}
+
+
+def load(project: str, stack: str, config: Mapping[str, str]) -> StackSettings:
+    """Settings from Pulumi's own configuration: keys `project:section`, values text or JSON. Raises SettingsError."""
+
+    def value_of(text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    values = {key: value_of(text) for key, text in config.items()}
+    return _checked(project, stack, values, ROOT / f"Pulumi.{stack}.yaml")
+
+
+def read(stack: str, root: Path = ROOT) -> StackSettings:
+    """Settings from the stack's file, for the commands that need no Pulumi. Raises SettingsError."""
+    path = root / f"Pulumi.{stack}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.name.split(".")[1] for p in root.glob("Pulumi.*.yaml")))
+        raise SettingsError(f"{path.name} is not there; stacks: {known}; examples of others: infra/stacks/")
+    project = yaml.safe_load((root / "Pulumi.yaml").read_text())["name"]
+    try:
+        values: dict[str, Any] = (yaml.safe_load(path.read_text()) or {"config": {}})["config"] or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from error
+    return _checked(project, stack, values, path)
+
+
+def _checked(project: str, stack: str, config: Mapping[str, Any], path: Path) -> StackSettings:
+    ours = {key.removeprefix(f"{project}:"): value for key, value in config.items() if key.startswith(f"{project}:")}
+    lines = _lines(path, project)
+    faults = [
+        (key, f"{'.'.join(key)} is {PLACEHOLDER}: {DESCRIPTIONS.get(key)}")
+        for name, section in ours.items()
+        if isinstance(section, dict)
+        for key in [(name, inner) for inner in cast("dict[str, Any]", section)]
+        if section[key[1]] == PLACEHOLDER
+    ]
+    faults += [(key, f"{'.'.join(key)} is set {len(at)} times") for key, at in lines.items() if len(at) > 1]
+    if not faults:
+        try:
+            return StackSettings.model_validate_json(json.dumps({**ours, "project": project, "stack": stack}))
+        except ValidationError as error:
+            for fault in error.errors():
+                key = tuple(map(str, fault["loc"]))[:2]
+                faults += [(key, line) for line in _explained(key, dict(fault)).splitlines()]
+    raise SettingsError("\n".join(f"{text}, in {path.name}{_place(lines, key)}" for key, text in faults))
+
+
+def _explained(key: Key, fault: dict[str, Any]) -> str:
+    name, value, kind = ".".join(key), fault["input"], fault["type"]
+    if kind == "missing":
+        return f"{name} is missing: {DESCRIPTIONS[key]}"
+    if kind == "extra_forbidden":
+        siblings = [other[-1] for other in DESCRIPTIONS if other[:-1] == key[:-1]]
+        near = difflib.get_close_matches(key[-1], siblings, 1)
+        return f"{name} is no setting: {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(siblings)}"
+    if kind == "value_error" and not key:
+        return str(fault["ctx"]["error"])  # settings that do not agree, said whole
+    if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
+        return f'{name} is {value}, a number: quote it, as in "{value}"'
+    why = f" ({fault['ctx']['error']})" if kind == "value_error" else ""
+    return f"{name} is {json.dumps(value)}: {DESCRIPTIONS[key]}{why}"
+
+
+def _lines(path: Path, project: str) -> dict[Key, list[int]]:
+    """Where each key stands in a stack's file: twice is a mistake that YAML itself lets pass."""
+    lines: dict[Key, list[int]] = {}
+
+    def walk(node: yaml.Node | None, key: Key) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for name, value in node.value:
+                inner = (*key, name.value.removeprefix(f"{project}:"))
+                lines.setdefault(inner[1:], []).append(name.start_mark.line + 1)
+                walk(value, inner)
+
+    if path.exists():
+        walk(yaml.compose(path.read_text()), ())
+    return lines
+
+
+def _place(lines: dict[Key, list[int]], key: Key) -> str:
+    at = lines.get(key) or lines.get(key[:1])
+    return f", line {at[-1]}" if key and at else ""
