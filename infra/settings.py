@@ -6,7 +6,7 @@ Each field's description says what it takes, in the words that follow a colon: i
 import difflib
 import ipaddress
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -56,6 +56,10 @@ class GitHub(Section):
     )
     repository_id: str = Field(
         pattern=r"^\d+$", description="the repository's number, quoted: `gh api repos/OWNER/NAME --jq .id`"
+    )
+    preview: bool = Field(
+        default=False,
+        description="true or false: pull requests may preview this stack, and with it read its state's secrets",
     )
     runner: str | None = Field(
         default=None, description="label of self-hosted runners that reach a private cluster endpoint"
@@ -134,6 +138,9 @@ class Tracking(Section):
     database_standby: bool = Field(
         default=False, description="true or false: a second database in another zone, for twice the price"
     )
+    final_snapshot: bool = Field(
+        default=True, description="true or false: `pulumi destroy` leaves a last snapshot of the database"
+    )
     backup_days: int = Field(default=7, ge=1, le=35, description="days of database backups, 1 to 35")
 
 
@@ -165,30 +172,43 @@ class StackSettings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if faults := list(_disagreements(self)):
+        if faults := _disagreements(self):
             raise ValueError("\n".join(faults))
         return self
 
 
-def _disagreements(settings: StackSettings) -> Iterator[str]:
-    cluster, tracking = settings.cluster, settings.tracking
-    if tracking.enabled and tracking.stack:
-        yield f"tracking.stack is {tracking.stack}, and tracking.enabled is true: one of the two"
-    if not tracking.enabled and not tracking.stack:
-        yield "tracking.stack is missing: the stack that runs MLflow, or set tracking.enabled to true"
-    if tracking.stack == settings.stack:
-        yield f"tracking.stack is {tracking.stack}, this stack: set tracking.enabled to true instead"
-    if settings.aws is None:
-        for name in ("github", "network", "cluster", "budget"):
-            if name in settings.model_fields_set:
-                yield f"{name} is set, and aws is not: a stack without a cloud half takes no such section"
-        return
-    if cluster.endpoint == "public" and not cluster.public_cidrs:
-        yield f"cluster.public_cidrs is missing: {Cluster.model_fields['public_cidrs'].description}"
-    if cluster.endpoint == "private" and cluster.public_cidrs:
-        yield "cluster.public_cidrs is set, and cluster.endpoint is private: one of the two"
-    if cluster.endpoint == "private" and not (settings.github and settings.github.runner):
-        yield "cluster.endpoint is private, and github.runner is missing: workflows need runners inside the network"
+def _disagreements(settings: StackSettings) -> list[str]:
+    cluster, tracking, github, stack = settings.cluster, settings.tracking, settings.github, settings.tracking.stack
+    public, private = cluster.endpoint == "public", cluster.endpoint == "private"
+    rules = [
+        (tracking.enabled and stack, f"tracking.stack is {stack}, and tracking.enabled is true: one of the two"),
+        (
+            not tracking.enabled and not stack,
+            f"tracking.stack is missing: {Tracking.model_fields['stack'].description}",
+        ),
+        (stack == settings.stack, f"tracking.stack is {stack}, this stack: say tracking.enabled: true instead"),
+    ]
+    if settings.aws:
+        cidrs = Cluster.model_fields["public_cidrs"].description
+        rules += [
+            (public and not cluster.public_cidrs, f"cluster.public_cidrs is missing: {cidrs}"),
+            (
+                private and cluster.public_cidrs,
+                "cluster.public_cidrs is set, and cluster.endpoint is private: one of the two",
+            ),
+            (
+                private and not (github and github.runner),
+                "cluster.endpoint is private, and github.runner is missing: workflows need runners inside the network",
+            ),
+            (
+                settings.protect and github and github.preview,
+                "github.preview is true, and protect is true: what is protected keeps its secrets from pull requests",
+            ),
+        ]
+    else:
+        cloudy = {"github", "network", "cluster", "budget"} & settings.model_fields_set
+        rules += [(True, f"{name} is set, and aws is not: without AWS nothing reads it") for name in sorted(cloudy)]
+    return [text for wrong, text in rules if wrong]
 
 
 Key = tuple[str, ...]  # ("network", "nat")
