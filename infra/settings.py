@@ -247,9 +247,9 @@ def read(stack: str, root: Path = ROOT) -> StackSettings:
         raise SettingsError(f"{path.name} is not there; stacks: {known}; examples of others: infra/stacks/")
     project = yaml.safe_load((root / "Pulumi.yaml").read_text())["name"]
     try:
-        values: dict[str, Any] = (yaml.safe_load(path.read_text()) or {"config": {}})["config"] or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path.name} is no YAML: {' '.join(str(error).split())}") from error
+        values: dict[str, Any] = yaml.safe_load(path.read_text())["config"] or {}
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise SettingsError(f"{path.name} has no `config:` section: {' '.join(str(error).split())}") from error
     return _checked(project, stack, values, path)
 
 

@@ -39,7 +39,7 @@ def _cloud(settings: StackSettings, where: Aws) -> kubernetes.Provider:
         ClusterArgs(
             environment=env,
             subnet_ids=network.private_subnet_ids,
-            admins=[where.admin_role, *([env.platform_role] if settings.github else [])],
+            admins=list(dict.fromkeys([where.admin_role, *([env.platform_role] if settings.github else [])])),
             settings=settings.cluster,
         ),
         inside,

@@ -201,7 +201,7 @@ def wait_for_api(name: str, region: str, timeout_s: float = PROPAGATION_S) -> No
                     f"{cluster['endpoint']} did not let us in within {timeout_s:.0f} s ({error}): `pulumi up` runs as "
                     "aws.admin_role (see `aws sts get-caller-identity`), from a network that cluster.public_cidrs lists"
                 ) from error
-        time.sleep(min(5, timeout_s))
+        time.sleep(min(5, timeout_s / 10))
 
 
 def _aws(*words: str) -> Any:

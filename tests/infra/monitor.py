@@ -1,9 +1,9 @@
 """An engine for tests: Pulumi's own gRPC services, strict, with real unknowns in a preview. No plugin, no cloud.
 
-`run` starts a program as `pulumi up` starts it, in a process of its own, and returns what it registered: every resource with
-inputs, parent, dependencies, provider, protection and ignored changes. What the real engine or a real provider would refuse is
-refused here: a second resource of the same URN, a dependency nobody registered, a question to AWS that no test answers, a
-resource of a cloud without a provider of ours. In a preview, outputs that only AWS can know are unknown, as they are there.
+`run` starts a program as `pulumi up` starts it, in a process of its own, and returns what it registered: every resource
+with inputs, parent, dependencies, provider, protection and ignored changes. What the real engine or a real provider
+would refuse is refused here: two resources of one URN, a dependency that nobody registered, a question to AWS that no
+test answers, a resource of a cloud without a provider of ours. In a preview, what only AWS can know is unknown.
 """
 
 import json
@@ -76,6 +76,25 @@ class Graph:
     def one(self, kind: str, name: str | None = None) -> Resource:
         (found,) = [resource for resource in self.all(kind) if name in (None, resource.name)]
         return found
+
+    def tree(self) -> str:
+        """The graph for people: a line a resource under its parent, `+` what it waits for, `!` what protects it."""
+        below: dict[str, list[Resource]] = {}
+        for resource in self.resources.values():
+            below.setdefault(resource.parent, []).append(resource)
+
+        def lines(parent: str, depth: int) -> Iterator[str]:
+            for resource in sorted(below.get(parent, []), key=lambda child: (child.type, child.name)):
+                kind = resource.type.split(":")[-1]
+                needs = [self.resources[d] for d in resource.dependencies if d in self.resources]
+                waits = sorted(f"{need.type.rpartition(':')[2]}.{need.name}" for need in needs)
+                notes = [f"+ {' '.join(waits)}"] * bool(waits) + ["! protected"] * resource.protect
+                notes += [f"~ {' '.join(resource.ignore_changes)}"] * bool(resource.ignore_changes)
+                yield "  ".join([f"{'  ' * depth}{kind} {resource.name}", *notes])
+                yield from lines(resource.urn, depth + 1)
+
+        (root,) = [urn for urn, resource in self.resources.items() if resource.type == "pulumi:pulumi:Stack"]
+        return "\n".join(lines(root, 0)) + "\n"
 
     def behind(self, resource: Resource) -> set[str]:
         """URNs of everything that must be there before the resource is made, its ancestors' dependencies excepted."""
@@ -235,7 +254,7 @@ def served(monitor: Monitor) -> Iterator[str]:
         server.stop(0)
 
 
-def run(  # noqa: PLR0913 - what a run is made of
+def run(
     stack: str,
     config: Mapping[str, Any],
     *,
