@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Collection
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,20 @@ class InOrder(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The lifecycle's order, which is the order of this file."""
         return list(self.commands)
+
+
+class Elsewhere(click.Command):
+    """A command that lives beside what it drives, as `command`: its module is imported when somebody uses it."""
+
+    def __init__(self, name: str, module: str, summary: str) -> None:
+        super().__init__(name, short_help=summary)
+        self.module = module
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        return self.load().make_context(*args, **options)
+
+    def load(self) -> click.Command:
+        return import_module(self.module).command
 
 
 @click.group(
@@ -321,6 +336,11 @@ def image(*, number: int | None, alias: str, as_json: bool, base: str | None, **
     use = "--publish 127.0.0.1:3000:3000 {}" if options["target"] == "online" else "--volume $PWD:/data {} INPUT OUTPUT"
     text = f"{made.image}, its packages in {made.sbom}, next: docker run --read-only {use.format(made.image)}"
     _report(asdict(made), text, as_json=as_json)
+
+
+cli.add_command(Elsewhere("doctor", "infra.doctor", "What this machine and the AWS account still lack, and the fix."))
+cli.add_command(Elsewhere("cost", "infra.cost", "What a stack costs a month, and what would lower it."))
+cli.add_command(Elsewhere("teardown", "infra.teardown", "What stands in the way of `pulumi destroy`."))
 
 
 def _judge(candidate: "Candidate", reviews: "Reviews", without: Collection[str] = ()) -> "GateRecord":

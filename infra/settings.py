@@ -3,15 +3,17 @@
 Each field's description says what it takes, in the words that follow a colon: it is the documentation and the error.
 """
 
-import difflib
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from infra.faults import Key, explained, lines_of, place
 
 PLACEHOLDER = "CHANGE-ME"
 ROOT = Path(__file__).parent.parent
@@ -29,8 +31,11 @@ class Section(BaseModel):
 class Aws(Section):
     """Where the environment lives. Without this section a stack has no cloud half: see `local`."""
 
-    region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", description="an AWS region, such as eu-west-1")
+    region: str = Field(
+        examples=["eu-west-1"], pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", description="an AWS region, such as eu-west-1"
+    )
     admin_role: str = Field(
+        examples=["arn:aws:iam::123456789012:role/admin"],
         pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/\S+$",
         description="the ARN of the IAM role that runs `pulumi up` by hand, arn:aws:iam::ACCOUNT:role/NAME "
         "(not a user, and not arn:aws:sts::…:assumed-role/…, which is a session of a role); "
@@ -50,12 +55,18 @@ class Aws(Section):
 class GitHub(Section):
     """Which repository's workflows may act. Without this section only people deploy."""
 
-    repository: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="OWNER/NAME of the repository on GitHub")
+    repository: str = Field(
+        examples=["acme/reviews"], pattern=r"^[\w.-]+/[\w.-]+$", description="OWNER/NAME of the repository on GitHub"
+    )
     owner_id: str = Field(
-        pattern=r"^\d+$", description="the owner's number, quoted: `gh api repos/OWNER/NAME --jq .owner.id`"
+        examples=["41"],
+        pattern=r"^\d+$",
+        description="the owner's number, quoted: `gh api repos/OWNER/NAME --jq .owner.id`",
     )
     repository_id: str = Field(
-        pattern=r"^\d+$", description="the repository's number, quoted: `gh api repos/OWNER/NAME --jq .id`"
+        examples=["42"],
+        pattern=r"^\d+$",
+        description="the repository's number, quoted: `gh api repos/OWNER/NAME --jq .id`",
     )
     preview: bool = Field(
         default=False,
@@ -146,7 +157,9 @@ class Tracking(Section):
 
 class Budget(Section):
     monthly_usd: int = Field(ge=1, description="whole dollars a month, for all stacks together, 1 or more")
-    email: str = Field(pattern=r"^\S+@\S+\.\S+$", description="who is told at 80 % forecast and at 100 %")
+    email: str = Field(
+        examples=["ml@acme.example"], pattern=r"^\S+@\S+\.\S+$", description="who is told at 80 % forecast and at 100 %"
+    )
 
 
 class StackSettings(Section):
@@ -211,7 +224,6 @@ def _disagreements(settings: StackSettings) -> list[str]:
     return [text for wrong, text in rules if wrong]
 
 
-Key = tuple[str, ...]  # ("network", "nat")
 SECTIONS = {
     "aws": Aws,
     "github": GitHub,
@@ -239,15 +251,24 @@ def load(project: str, stack: str, config: Mapping[str, str]) -> StackSettings:
     return _checked(project, stack, values, ROOT / f"Pulumi.{stack}.yaml")
 
 
-def read(stack: str, root: Path = ROOT) -> StackSettings:
-    """Settings from the stack's file, for the commands that need no Pulumi. Raises SettingsError."""
+def read(stack: str, root: Path = ROOT, *, unfinished: bool = False) -> StackSettings:
+    """Settings from the stack's file, for the commands that need no Pulumi. Raises SettingsError.
+
+    `unfinished` takes a field's example where the file still says CHANGE-ME: for those who want to see the price first.
+    """
     path = root / f"Pulumi.{stack}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.name.split(".")[1] for p in root.glob("Pulumi.*.yaml")))
         raise SettingsError(f"{path.name} is not there; stacks: {known}; examples of others: infra/stacks/")
     project = yaml.safe_load((root / "Pulumi.yaml").read_text())["name"]
+    text = path.read_text()
+    if unfinished:
+        fields = {name: field for section in SECTIONS.values() for name, field in section.model_fields.items()}
+        text = re.sub(
+            rf"(\w+): {PLACEHOLDER}\b", lambda m: f"{m[1]}: {json.dumps((fields[m[1]].examples or [''])[0])}", text
+        )
     try:
-        values: dict[str, Any] = yaml.safe_load(path.read_text())["config"] or {}
+        values: dict[str, Any] = yaml.safe_load(text)["config"] or {}
     except (yaml.YAMLError, TypeError, KeyError) as error:
         raise SettingsError(f"{path.name} has no `config:` section: {' '.join(str(error).split())}") from error
     return _checked(project, stack, values, path)
@@ -255,57 +276,13 @@ def read(stack: str, root: Path = ROOT) -> StackSettings:
 
 def _checked(project: str, stack: str, config: Mapping[str, Any], path: Path) -> StackSettings:
     ours = {key.removeprefix(f"{project}:"): value for key, value in config.items() if key.startswith(f"{project}:")}
-    lines = _lines(path, project)
-    faults = [
-        (key, f"{'.'.join(key)} is {PLACEHOLDER}: {DESCRIPTIONS.get(key)}")
-        for name, section in ours.items()
-        if isinstance(section, dict)
-        for key in [(name, inner) for inner in cast("dict[str, Any]", section)]
-        if section[key[1]] == PLACEHOLDER
-    ]
-    faults += [(key, f"{'.'.join(key)} is set {len(at)} times") for key, at in lines.items() if len(at) > 1]
+    lines = lines_of(path, project)
+    faults = [(key, f"{'.'.join(key)} is set {len(at)} times") for key, at in lines.items() if len(at) > 1]
     if not faults:
         try:
             return StackSettings.model_validate_json(json.dumps({**ours, "project": project, "stack": stack}))
         except ValidationError as error:
             for fault in error.errors():
                 key = tuple(map(str, fault["loc"]))[:2]
-                faults += [(key, line) for line in _explained(key, dict(fault)).splitlines()]
-    raise SettingsError("\n".join(f"{text}, in {path.name}{_place(lines, key)}" for key, text in faults))
-
-
-def _explained(key: Key, fault: dict[str, Any]) -> str:
-    name, value, kind = ".".join(key), fault["input"], fault["type"]
-    if kind == "missing":
-        return f"{name} is missing: {DESCRIPTIONS[key]}"
-    if kind == "extra_forbidden":
-        siblings = [other[-1] for other in DESCRIPTIONS if other[:-1] == key[:-1]]
-        near = difflib.get_close_matches(key[-1], siblings, 1)
-        return f"{name} is no setting: {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(siblings)}"
-    if kind == "value_error" and not key:
-        return str(fault["ctx"]["error"])  # settings that do not agree, said whole
-    if kind == "string_type" and isinstance(value, int | float) and not isinstance(value, bool):
-        return f'{name} is {value}, a number: quote it, as in "{value}"'
-    why = f" ({fault['ctx']['error']})" if kind == "value_error" else ""
-    return f"{name} is {json.dumps(value)}: {DESCRIPTIONS[key]}{why}"
-
-
-def _lines(path: Path, project: str) -> dict[Key, list[int]]:
-    """Where each key stands in a stack's file: twice is a mistake that YAML itself lets pass."""
-    lines: dict[Key, list[int]] = {}
-
-    def walk(node: yaml.Node | None, key: Key) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for name, value in node.value:
-                inner = (*key, name.value.removeprefix(f"{project}:"))
-                lines.setdefault(inner[1:], []).append(name.start_mark.line + 1)
-                walk(value, inner)
-
-    if path.exists():
-        walk(yaml.compose(path.read_text()), ())
-    return lines
-
-
-def _place(lines: dict[Key, list[int]], key: Key) -> str:
-    at = lines.get(key) or lines.get(key[:1])
-    return f", line {at[-1]}" if key and at else ""
+                faults += [(key, line) for line in explained(key, dict(fault), DESCRIPTIONS).splitlines()]
+    raise SettingsError("\n".join(f"{text}, in {path.name}{place(lines, key)}" for key, text in faults))

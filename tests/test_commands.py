@@ -19,7 +19,10 @@ from service.process import is_taken
 from training.data import Reviews
 
 SENTIMENT = str(Path(sys.executable).parent / "sentiment")
-COMMANDS = ["demo", "train", "evaluate", "gate", "register", "promote", "models", "serve", "score", "image"]
+COMMANDS = [
+    *["demo", "train", "evaluate", "gate", "register", "promote", "models", "serve", "score", "image"],
+    *["doctor", "cost", "teardown"],
+]
 
 
 def run(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess[str]:

@@ -23,7 +23,9 @@ def test_every_make_target_it_names_exists():
 def test_every_command_and_option_it_names_exists():
     for name, rest in re.findall(COMMAND, README, re.MULTILINE):
         assert name in sentiment.cli.commands
-        options = {o for parameter in sentiment.cli.commands[name].params for o in parameter.opts}
+        command = sentiment.cli.commands[name]
+        loaded = command.load() if isinstance(command, sentiment.Elsewhere) else command
+        options = {o for parameter in loaded.params for o in parameter.opts}
         assert set(rest.split()) <= options
 
 
@@ -35,7 +37,7 @@ def test_its_tree_is_the_tree():
     tree = README.partition("## Where things are")[2].split("```")[1]
     folder, listed = "", set()
     for line in tree.strip().splitlines():
-        names = re.match(r"( *)([\w.]+/?(?:, [\w.]+)*)", line)
+        names = re.match(r"( *)([\w./]+(?:, [\w.]+)*)", line)
         assert names
         folder = folder if names[1] else ""
         for name in names[2].split(", "):
@@ -44,7 +46,9 @@ def test_its_tree_is_the_tree():
 
     missing = {name for name in listed if not (ROOT / name).exists()}
     modules = {
-        str(path.relative_to(ROOT)) for package in ("training", "service") for path in (ROOT / package).glob("*.py")
+        str(path.relative_to(ROOT))
+        for package in ("infra", "service", "training")
+        for path in (ROOT / package).glob("*.py")
     }
 
     assert missing == set()

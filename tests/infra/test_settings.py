@@ -149,6 +149,17 @@ def test_a_placeholder_names_the_line_to_edit(stack: str, root: Path):
     assert places == [i for i, line in enumerate(text.splitlines(), 1) if ": CHANGE-ME" in line]
 
 
+@pytest.mark.parametrize("stack", ["dev", "staging", "prod"])
+def test_an_unfinished_file_can_be_priced(stack: str, root: Path):
+    """Examples stand in for placeholders, and for nothing else."""
+    (root / f"Pulumi.{stack}.yaml").write_text(FILES[stack].read_text())
+
+    settings = read(stack, root, unfinished=True)
+
+    (root / f"Pulumi.{stack}.yaml").write_text(text_of(stack))
+    assert settings == read(stack, root)
+
+
 @pytest.mark.parametrize("stack", FILES)
 def test_pulumi_and_the_commands_read_the_same_settings(stack: str, root: Path):
     (root / f"Pulumi.{stack}.yaml").write_text(text_of(stack))
