@@ -17,6 +17,7 @@ from infra.faults import Key, explained, lines_of, place
 
 PLACEHOLDER = "CHANGE-ME"
 ROOT = Path(__file__).parent.parent
+UNSUPPORTED_ZONES = ("use1-az3", "usw1-az2", "cac1-az3")  # EKS puts no control plane there: same id in every account
 SERVICES_CIDR = "172.20.0.0/16"  # the addresses of Kubernetes Services in every cluster; CoreDNS is its .10
 
 

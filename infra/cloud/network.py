@@ -8,9 +8,9 @@ import pulumi
 import pulumi_aws as aws
 
 from infra.cloud.environment import Environment
+from infra.settings import UNSUPPORTED_ZONES
 from infra.settings import Network as Settings
 
-UNSUPPORTED_ZONES = ("use1-az3", "usw1-az2", "cac1-az3")  # EKS puts no control plane there: same id in every account
 # What nodes ask of AWS itself, and so what `nat: none` must reach by endpoints; S3 has its own, which costs nothing.
 ENDPOINTS = ("ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "elasticloadbalancing", "logs", "sts")
 

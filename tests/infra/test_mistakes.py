@@ -13,8 +13,7 @@ import pytest
 from conftest import ACCOUNT, ROOT, config_of
 from monitor import UNKNOWN, Graph, Resource
 
-from infra.cloud.network import UNSUPPORTED_ZONES
-from infra.settings import SettingsError, load
+from infra.settings import UNSUPPORTED_ZONES, SettingsError, load
 from service.containers import PLATFORM
 
 CLOUDY = ["dev", "staging", "prod"]

@@ -1,0 +1,154 @@
+"""What an AWS account lacks before a stack's first `pulumi up`. Asks, and changes nothing."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+from infra.checks import Check, Lacking, check, same
+from infra.settings import UNSUPPORTED_ZONES, Aws, StackSettings
+
+GONE = {"NoSuchEntity", "NoSuchBucket", "NotFoundException", "404"}
+UNUSABLE = {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "AuthFailure", "SignatureDoesNotMatch"}
+BOOTSTRAP = (
+    "aws cloudformation deploy --template-file infra/bootstrap.yaml --stack-name {project}-bootstrap --region {region} "
+    "--capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND "
+    "--parameter-overrides Repository={repository} OwnerId={owner} RepositoryId={number}"
+)
+# Service, code, how many more a stack takes, and what counts those in use. The codes were never tried: AWS refuses a
+# wrong one, which skips the check. vCPUs are counted as cores, spot and stopped ones included.
+QUOTAS = {
+    "VPCs": ("vpc", "L-F678F1CE", 1, "ec2.describe_vpcs", "length(Vpcs)"),
+    "Elastic IPs": ("ec2", "L-0263D0A3", 1, "ec2.describe_addresses", "length(Addresses)"),
+    "vCPUs": (
+        *("ec2", "L-1216C47A", 8, "ec2.describe_instances"),
+        "sum(Reservations[].Instances[].CpuOptions.CoreCount)",
+    ),
+    "EKS clusters": ("eks", "L-1194D53C", 1, "eks.list_clusters", "length(clusters)"),
+}
+
+
+class Account:
+    """One account, as the credentials of this shell see it."""
+
+    def __init__(self, settings: StackSettings, aws: Aws) -> None:
+        self.settings, self.aws, self.github = settings, aws, settings.github
+        self.edit = f"edit Pulumi.{settings.stack}.yaml"
+        self.bucket = f"{settings.project}-state-{aws.account}"
+        self.iam = f"arn:{aws.partition}:iam::{aws.account}"
+        self.bootstrap = BOOTSTRAP.format(
+            project=settings.project,
+            region=aws.region,
+            repository=self.github.repository if self.github else "OWNER/NAME",
+            owner=self.github.owner_id if self.github else "…",
+            number=self.github.repository_id if self.github else "…",
+        )
+
+    @cached_property
+    def session(self) -> Any:
+        return import_module("boto3").Session()
+
+    def checks(self) -> Iterator[Check]:
+        who = check("credentials", self.caller, "`aws configure sso` the first time, then `aws sso login`")
+        yield who
+        if who.status == "ok":
+            fix = f"export AWS_PROFILE=… of {self.aws.admin_role}, or {self.edit}"
+            yield check("caller", lambda: same(who.found.rpartition("/")[0], self._assumed()), fix)
+        if f":{self.aws.account}:" not in who.found:
+            yield Check("account", "skip", f"needs credentials of {self.aws.account}")
+            return
+        yield check("admin role", self.admin_role, f"{self.edit}: the ARN of a role, path included")
+        enable = f"aws account enable-region --region-name {self.aws.region}, or {self.edit}"
+        yield check("zones", self.zones, enable)
+        for what, (service, code, *_) in QUOTAS.items():
+            ask = f"aws service-quotas request-service-quota-increase --service-code {service} --quota-code {code}"
+            more = f"{ask} --region {self.aws.region} --desired-value …"
+            yield check(what, lambda what=what: self.quota(what), more)
+        yield from self._bootstrapped()
+
+    def _bootstrapped(self) -> Iterator[Check]:
+        trust = check("OIDC provider", self.trusts_github, self.bootstrap)
+        once = " ExistingOidcProvider=yes" if trust.status == "ok" else ""  # an account has one, whoever made it
+        state = check("state bucket", lambda: self.there("s3.head_bucket", Bucket=self.bucket), self.bootstrap + once)
+        yield state
+        if state.status == "fix":
+            return  # the same command makes all the rest
+        fix = f"aws s3api put-bucket-versioning --bucket {self.bucket} --versioning-configuration Status=Enabled"
+        yield check("versions", self.versions, fix)
+        needed = [
+            ("state key", "kms.describe_key", {"KeyId": f"alias/{self.settings.name}"}),
+            ("boundary", "iam.get_policy", {"PolicyArn": f"{self.iam}:policy/{self.settings.project}-boundary"}),
+        ]
+        if self.github:
+            yield trust
+            needed.append(("platform role", "iam.get_role", {"RoleName": f"platform-{self.settings.name}"}))
+        for what, call, thing in needed:
+            yield check(what, lambda call=call, thing=thing: self.there(call, **thing), self.bootstrap)
+
+    def ask(self, call: str, path: str = "@", region: str = "", **arguments: str) -> Any:
+        """AWS's answer (its first page) at a JMESPath. Raises Lacking where the thing or credentials are not there."""
+        botocore = import_module("botocore.exceptions")
+        config = import_module("botocore.config").Config(
+            connect_timeout=5, read_timeout=20, retries={"max_attempts": 1}
+        )
+        service, operation = call.split(".")
+        try:
+            client = self.session.client(service, region_name=region or self.aws.region, config=config)
+            answer = getattr(client, operation)(**arguments)
+        except botocore.ClientError as error:
+            if error.response["Error"]["Code"] in GONE | UNUSABLE:
+                raise Lacking(str(error)) from error
+            raise
+        except (
+            botocore.NoCredentialsError,
+            botocore.ProfileNotFound,
+            botocore.SSOError,
+            botocore.TokenRetrievalError,
+        ) as error:
+            raise Lacking(str(error)) from error
+        return import_module("jmespath").search(path, answer)
+
+    def there(self, call: str, **thing: str) -> str:
+        self.ask(call, **thing)
+        return next(iter(thing.values()))
+
+    def caller(self) -> str:
+        home = "us-east-1" if self.aws.partition == "aws" else self.aws.region  # answers whatever else is enabled
+        return self.ask("sts.get_caller_identity", "Arn", home)
+
+    def _assumed(self) -> str:
+        """What the caller of a shell that runs as the admin role is called: no other gets into the cluster."""
+        role = self.aws.admin_role.rpartition("/")[2]
+        return f"arn:{self.aws.partition}:sts::{self.aws.account}:assumed-role/{role}"
+
+    def admin_role(self) -> str:
+        name = self.aws.admin_role.rpartition("/")[2]
+        return same(self.ask("iam.get_role", "Role.Arn", RoleName=name), self.aws.admin_role)
+
+    def zones(self) -> str:
+        every = self.ask("ec2.describe_availability_zones", "AvailabilityZones[?ZoneType=='availability-zone'].ZoneId")
+        usable, wanted = sorted({*every} - {*UNSUPPORTED_ZONES}), self.settings.network.zones
+        if len(usable) < wanted:
+            raise Lacking(f"{' '.join(usable)}, and network.zones is {wanted}")
+        return " ".join(usable)
+
+    def quota(self, what: str) -> str:
+        service, code, needed, call, path = QUOTAS[what]
+        if what == "Elastic IPs":
+            needed = {"none": 0, "single": 1, "per-zone": self.settings.network.zones}[self.settings.network.nat]
+        limit = self.ask("service-quotas.get_service_quota", "Quota.Value", ServiceCode=service, QuotaCode=code)
+        used = self.ask(call, path)
+        text = f"{used:g} of {limit:g} in use, {needed} more needed"
+        if used + needed > limit:
+            raise Lacking(text)
+        return text
+
+    def versions(self) -> str:
+        return same(self.ask("s3.get_bucket_versioning", "Status || 'none'", Bucket=self.bucket), "Enabled")
+
+    def trusts_github(self) -> str:
+        issuer = f"{self.iam}:oidc-provider/token.actions.githubusercontent.com"
+        audiences = self.ask("iam.get_open_id_connect_provider", "ClientIDList", OpenIDConnectProviderArn=issuer)
+        return same(
+            "sts.amazonaws.com" if "sts.amazonaws.com" in audiences else f"for {audiences}", "sts.amazonaws.com"
+        )
