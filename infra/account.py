@@ -10,11 +10,8 @@ from infra.settings import UNSUPPORTED_ZONES, Aws, StackSettings
 
 GONE = {"NoSuchEntity", "NoSuchBucket", "NotFoundException", "404"}
 UNUSABLE = {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "AuthFailure", "SignatureDoesNotMatch"}
-BOOTSTRAP = (
-    "aws cloudformation deploy --template-file infra/bootstrap.yaml --stack-name {project}-bootstrap --region {region} "
-    "--capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND "
-    "--parameter-overrides Repository={repository} OwnerId={owner} RepositoryId={number}"
-)
+BOOTSTRAPPED = ("dev", "staging", "prod")  # what infra/bootstrap.yaml prepares unless it is told otherwise
+SIGN_IN = "`aws configure sso --profile NAME` once, then `aws sso login --profile NAME` and `export AWS_PROFILE=NAME`"
 # Service, code, how many more a stack takes, and what counts those in use. The codes were never tried: AWS refuses a
 # wrong one, which skips the check. vCPUs are counted as cores, spot and stopped ones included.
 QUOTAS = {
@@ -28,37 +25,85 @@ QUOTAS = {
 }
 
 
-class Account:
-    """One account, as the credentials of this shell see it."""
+class Asker:
+    """AWS, asked with this shell's credentials."""
 
-    def __init__(self, settings: StackSettings, aws: Aws) -> None:
-        self.settings, self.aws, self.github = settings, aws, settings.github
-        self.edit = f"edit Pulumi.{settings.stack}.yaml"
-        self.bucket = f"{settings.project}-state-{aws.account}"
-        self.iam = f"arn:{aws.partition}:iam::{aws.account}"
-        self.bootstrap = BOOTSTRAP.format(
-            project=settings.project,
-            region=aws.region,
-            repository=self.github.repository if self.github else "OWNER/NAME",
-            owner=self.github.owner_id if self.github else "…",
-            number=self.github.repository_id if self.github else "…",
-        )
+    def __init__(self, region: str) -> None:
+        self.region = region
 
     @cached_property
     def session(self) -> Any:
         return import_module("boto3").Session()
 
+    def __call__(self, call: str, path: str = "@", **arguments: str) -> Any:
+        """The answer (its first page) at a JMESPath. Raises Lacking where the thing or credentials are not there."""
+        botocore = import_module("botocore.exceptions")
+        config = import_module("botocore.config").Config(
+            connect_timeout=5, read_timeout=20, retries={"max_attempts": 1}
+        )
+        service, operation = call.split(".")
+        try:
+            client = self.session.client(service, region_name=self.region, config=config)
+            answer = getattr(client, operation)(**arguments)
+        except botocore.ClientError as error:
+            if error.response["Error"]["Code"] in GONE | UNUSABLE:
+                raise Lacking(error.response["Error"]["Message"]) from error
+            raise
+        except (
+            botocore.NoCredentialsError,
+            botocore.ProfileNotFound,
+            botocore.SSOError,
+            botocore.TokenRetrievalError,
+        ) as error:
+            raise Lacking(str(error)) from error
+        return import_module("jmespath").search(path, answer)
+
+
+def caller(ask: Asker) -> tuple[Check, Check]:
+    """Whose credentials these are, and the ARN of the role behind them, as `aws.admin_role` wants it."""
+
+    def role() -> str:
+        kind, _, rest = who.found.rpartition(":")[2].partition("/")
+        if kind != "assumed-role":
+            raise Lacking(f"{who.found} is no role, and a cluster lets in roles")
+        return ask("iam.get_role", "Role.Arn", RoleName=rest.partition("/")[0])
+
+    who = check("credentials", lambda: ask("sts.get_caller_identity", "Arn"), SIGN_IN)
+    return who, check("role", role, "README, Deploy to AWS: how to have one") if who.status == "ok" else who
+
+
+class Account:
+    """One account, beside the settings of a stack that is to live there."""
+
+    def __init__(self, settings: StackSettings, aws: Aws) -> None:
+        self.settings, self.aws, self.ask = settings, aws, Asker(aws.region)
+        self.edit = f"edit Pulumi.{settings.stack}.yaml"
+        self.bucket = f"{settings.project}-state-{aws.account}"
+        self.iam = f"arn:{aws.partition}:iam::{aws.account}"
+        words = [
+            f"aws cloudformation deploy --template-file infra/bootstrap.yaml --stack-name {settings.project}-bootstrap",
+            f"--region {aws.region} --capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND --parameter-overrides",
+            f"Project={settings.project}",
+        ]
+        if settings.stack not in BOOTSTRAPPED:
+            words.append(f"Environments={','.join([*BOOTSTRAPPED, settings.stack])}")
+        if github := settings.github:
+            ids = f"OwnerId={github.owner_id} RepositoryId={github.repository_id}"
+            words.append(f"Repository={github.repository} {ids}")
+        self.bootstrap = " ".join(words)
+
     def checks(self) -> Iterator[Check]:
-        who = check("credentials", self.caller, "`aws configure sso` the first time, then `aws sso login`")
+        everywhere = Asker("us-east-1" if self.aws.partition == "aws" else self.aws.region)  # it is always enabled
+        who, role = caller(everywhere)
         yield who
         if who.status == "ok":
-            fix = f"export AWS_PROFILE=… of {self.aws.admin_role}, or {self.edit}"
-            yield check("caller", lambda: same(who.found.rpartition("/")[0], self._assumed()), fix)
+            fix = f"export AWS_PROFILE=… of {self.aws.admin_role}, or {self.edit}: aws.admin_role"
+            yield check("role", lambda: same(role.found, self.aws.admin_role), fix) if role.status == "ok" else role
         if f":{self.aws.account}:" not in who.found:
             yield Check("account", "skip", f"needs credentials of {self.aws.account}")
             return
-        yield check("admin role", self.admin_role, f"{self.edit}: the ARN of a role, path included")
-        enable = f"aws account enable-region --region-name {self.aws.region}, or {self.edit}"
+        yield check("region", self.region, f"{self.edit}: aws.region")
+        enable = f"aws account enable-region --region-name {self.aws.region}, or {self.edit}: network.zones"
         yield check("zones", self.zones, enable)
         for what, (service, code, *_) in QUOTAS.items():
             ask = f"aws service-quotas request-service-quota-increase --service-code {service} --quota-code {code}"
@@ -79,51 +124,21 @@ class Account:
             ("state key", "kms.describe_key", {"KeyId": f"alias/{self.settings.name}"}),
             ("boundary", "iam.get_policy", {"PolicyArn": f"{self.iam}:policy/{self.settings.project}-boundary"}),
         ]
-        if self.github:
+        if self.settings.github:
             yield trust
             needed.append(("platform role", "iam.get_role", {"RoleName": f"platform-{self.settings.name}"}))
         for what, call, thing in needed:
             yield check(what, lambda call=call, thing=thing: self.there(call, **thing), self.bootstrap)
 
-    def ask(self, call: str, path: str = "@", region: str = "", **arguments: str) -> Any:
-        """AWS's answer (its first page) at a JMESPath. Raises Lacking where the thing or credentials are not there."""
-        botocore = import_module("botocore.exceptions")
-        config = import_module("botocore.config").Config(
-            connect_timeout=5, read_timeout=20, retries={"max_attempts": 1}
-        )
-        service, operation = call.split(".")
-        try:
-            client = self.session.client(service, region_name=region or self.aws.region, config=config)
-            answer = getattr(client, operation)(**arguments)
-        except botocore.ClientError as error:
-            if error.response["Error"]["Code"] in GONE | UNUSABLE:
-                raise Lacking(str(error)) from error
-            raise
-        except (
-            botocore.NoCredentialsError,
-            botocore.ProfileNotFound,
-            botocore.SSOError,
-            botocore.TokenRetrievalError,
-        ) as error:
-            raise Lacking(str(error)) from error
-        return import_module("jmespath").search(path, answer)
-
     def there(self, call: str, **thing: str) -> str:
         self.ask(call, **thing)
         return next(iter(thing.values()))
 
-    def caller(self) -> str:
-        home = "us-east-1" if self.aws.partition == "aws" else self.aws.region  # answers whatever else is enabled
-        return self.ask("sts.get_caller_identity", "Arn", home)
-
-    def _assumed(self) -> str:
-        """What the caller of a shell that runs as the admin role is called: no other gets into the cluster."""
-        role = self.aws.admin_role.rpartition("/")[2]
-        return f"arn:{self.aws.partition}:sts::{self.aws.account}:assumed-role/{role}"
-
-    def admin_role(self) -> str:
-        name = self.aws.admin_role.rpartition("/")[2]
-        return same(self.ask("iam.get_role", "Role.Arn", RoleName=name), self.aws.admin_role)
+    def region(self) -> str:
+        known = self.ask.session.get_available_regions("eks", self.aws.partition)
+        if self.aws.region not in known:
+            raise Lacking(f"{self.aws.region} has no EKS; {' '.join(known)} have")
+        return self.aws.region
 
     def zones(self) -> str:
         every = self.ask("ec2.describe_availability_zones", "AvailabilityZones[?ZoneType=='availability-zone'].ZoneId")

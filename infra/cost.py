@@ -45,10 +45,12 @@ class Line(NamedTuple):
     hourly: float | None  # USD; None: not in the table
 
 
-def price(stack: StackSettings, nodes: int) -> list[Line]:
-    """What the stack is made of; nothing where it has no cloud half. `nodes`: those that run the workloads."""
+def price(stack: StackSettings, nodes: int | None = None) -> list[Line]:
+    """What the stack is made of; nothing where it has no cloud half. `nodes` run the workloads: one a zone, or as said."""
     zones, tracking = stack.network.zones, stack.tracking
-    nodes += len(stack.cluster.node_pools) - 1  # a pool of their own gives add-ons a node of their own
+    nodes = (
+        (nodes or zones) + len(stack.cluster.node_pools) - 1
+    )  # a pool of their own gives add-ons a node of their own
     nats = {"none": 0, "single": 1, "per-zone": zones}[stack.network.nat]
     databases = tracking.enabled * (1 + tracking.database_standby)
     amounts = [
@@ -75,7 +77,7 @@ def total(lines: list[Line]) -> float:
     return sum(line.hourly or 0 for line in lines)
 
 
-def savings(stack: StackSettings, nodes: int) -> dict[str, float]:
+def savings(stack: StackSettings, nodes: int | None = None) -> dict[str, float]:
     """USD an hour that one change of settings saves, all else as it is: the difference of two totals."""
     saved: dict[str, float] = {}
     for key, value in CHEAPER.items():
@@ -94,7 +96,6 @@ def savings(stack: StackSettings, nodes: int) -> dict[str, float]:
 def command(*, name: str, nodes: int | None, as_json: bool) -> None:
     """What a stack costs a month, line by line, and what would lower it."""
     stack = settings.read(name, settings.ROOT, unfinished=True)
-    nodes = nodes or stack.network.zones
     lines, lower = price(stack, nodes), savings(stack, nodes)
     usd, at_least = total(lines), None in [line.hourly for line in lines]
     if as_json:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from infra.account import Account
+from infra.account import Account, Asker, caller
 from infra.checks import Check, Lacking, check, output, same, version
 from infra.settings import ROOT, GitHub, StackSettings, read
 
 
-def machine(root: Path, cluster: str | None) -> Iterator[Check]:
-    """The tools. `cluster`: version of Kubernetes, from which kubectl may be one minor version away."""
+def machine(root: Path, settings: StackSettings | None) -> Iterator[Check]:
+    """The tools that a stack needs."""
 
     def tool(command: str, *limits: str) -> str:
         return version(output(*command.split(), cwd=root), *limits)
@@ -30,10 +30,15 @@ def machine(root: Path, cluster: str | None) -> Iterator[Check]:
                 raise Lacking(f"{no_docker}; {no_podman}") from None
 
     pulumi = re.findall(r'requiredPulumiVersion: ">=([\d.]+)"', (root / "Pulumi.yaml").read_text())
-    near = [f"1.{int(cluster.split('.')[1]) + away}" for away in (-1, 1)] if cluster else []
+    near: list[str] = []  # kubectl may be a minor version away from its server
+    if settings and settings.aws:
+        near = [f"1.{int(settings.cluster.version.split('.')[1]) + away}" for away in (-1, 1)]
     yield check("Python", lambda: tool(str(ROOT / ".venv/bin/python --version"), "3.11"), "make setup")
-    yield check("pulumi", lambda: tool("pulumi version", *pulumi), "curl -fsSL https://get.pulumi.com | sh")
-    yield check("aws", lambda: tool("aws --version", "2"), "see https://aws.amazon.com/cli")
+    yield check(
+        "pulumi", lambda: tool("pulumi version", *pulumi), "curl -fsSL https://get.pulumi.com | sh, then a new shell"
+    )
+    if not settings or settings.aws:
+        yield check("aws", lambda: tool("aws --version", "2"), "see https://aws.amazon.com/cli")
     kubectl = "see https://kubernetes.io/docs/tasks/tools"
     yield check("kubectl", lambda: tool("kubectl version --client -o json", *near), kubectl)
     yield check("containers", engine, "start Docker, or install podman")
@@ -56,8 +61,8 @@ def backend(root: Path, settings: StackSettings) -> Iterator[Check]:
     def login() -> str:
         said = output("pulumi", "--non-interactive", "whoami", "-v", cwd=root)
         if place not in said:
-            raise Lacking(said)
-        return said
+            raise Lacking(f"to {re.findall(r'https?://[^ ]+|file://[^ ]*|s3://[^ ]+', said) or 'nothing'}, not {place}")
+        return place
 
     def there() -> str:
         known = output("pulumi", "--non-interactive", "stack", "ls", "--json", cwd=root)
@@ -69,6 +74,7 @@ def backend(root: Path, settings: StackSettings) -> Iterator[Check]:
         fix = f"pulumi login '{place}{region}'"
         init += f' --secrets-provider "awskms://alias/{settings.name}{region}"'
     else:
+        init = f"PULUMI_CONFIG_PASSPHRASE=local {init}"
         place, fix = "file://", "mkdir -p .sentiment/pulumi && pulumi login file://.sentiment/pulumi"
     yield check("login", login, fix)
     yield check("stack", there, init)
@@ -80,10 +86,11 @@ def checks(stack: str, root: Path) -> Iterator[Check]:
         settings = read(stack, root)
     except Exception as error:
         faults = str(error)
-    yield from machine(root, settings.cluster.version if settings else None)
+    yield from machine(root, settings)
     for line in faults.splitlines():
         yield Check("settings", "fix", *line.split(": ", 1))
     if not settings:
+        yield from caller(Asker("us-east-1"))  # whose role is what the settings want to know
         yield Check("account", "skip", "needs the settings")
         return
     yield Check("settings", "ok", f"Pulumi.{stack}.yaml")

@@ -13,16 +13,12 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from infra.faults import Key, explained, lines_of, place
+from infra.faults import Key, SettingsError, config_in, explained, lines_of, place, text_of
 
 PLACEHOLDER = "CHANGE-ME"
 ROOT = Path(__file__).parent.parent
 UNSUPPORTED_ZONES = ("use1-az3", "usw1-az2", "cac1-az3")  # EKS puts no control plane there: same id in every account
 SERVICES_CIDR = "172.20.0.0/16"  # the addresses of Kubernetes Services in every cluster; CoreDNS is its .10
-
-
-class SettingsError(Exception):
-    """A stack's file does not say what it should: a line for each fault, with key, value, limit and place."""
 
 
 class Section(BaseModel):
@@ -129,6 +125,8 @@ class Cluster(Section):
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for cidr in value:
             ipaddress.IPv4Network(cidr)
+            if "/" not in cidr:
+                raise ValueError(f"{cidr} has no mask: {cidr}/32 is one address")
         return value
 
 
@@ -159,7 +157,9 @@ class Tracking(Section):
 class Budget(Section):
     monthly_usd: int = Field(ge=1, description="whole dollars a month, for all stacks together, 1 or more")
     email: str = Field(
-        examples=["ml@acme.example"], pattern=r"^\S+@\S+\.\S+$", description="who is told at 80 % forecast and at 100 %"
+        examples=["ml@acme.example"],
+        pattern=r"^\S+@\S+\.\S+$",
+        description="the e-mail address that is told at 80 % (forecast) and at 100 %",
     )
 
 
@@ -261,29 +261,26 @@ def read(stack: str, root: Path = ROOT, *, unfinished: bool = False) -> StackSet
     if not path.exists():
         known = ", ".join(sorted(p.name.split(".")[1] for p in root.glob("Pulumi.*.yaml")))
         raise SettingsError(f"{path.name} is not there; stacks: {known}; examples of others: infra/stacks/")
-    project = yaml.safe_load((root / "Pulumi.yaml").read_text())["name"]
-    text = path.read_text()
+    project = str(yaml.safe_load((root / "Pulumi.yaml").read_text())["name"])
+    text = text_of(path)
     if unfinished:
         fields = {name: field for section in SECTIONS.values() for name, field in section.model_fields.items()}
         text = re.sub(
             rf"(\w+): {PLACEHOLDER}\b", lambda m: f"{m[1]}: {json.dumps((fields[m[1]].examples or [''])[0])}", text
         )
-    try:
-        values: dict[str, Any] = yaml.safe_load(text)["config"] or {}
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise SettingsError(f"{path.name} has no `config:` section: {' '.join(str(error).split())}") from error
-    return _checked(project, stack, values, path)
+    return _checked(project, stack, config_in(text, path.name), path)
 
 
 def _checked(project: str, stack: str, config: Mapping[str, Any], path: Path) -> StackSettings:
     ours = {key.removeprefix(f"{project}:"): value for key, value in config.items() if key.startswith(f"{project}:")}
     lines = lines_of(path, project)
     faults = [(key, f"{'.'.join(key)} is set {len(at)} times") for key, at in lines.items() if len(at) > 1]
+    faults += [((key,), f"{key} is not read: write {project}:{key}") for key in config if ":" not in key]
     if not faults:
         try:
-            return StackSettings.model_validate_json(json.dumps({**ours, "project": project, "stack": stack}))
+            values = {**ours, "project": project, "stack": stack}
+            return StackSettings.model_validate_json(json.dumps(values, default=str))
         except ValidationError as error:
-            for fault in error.errors():
-                key = tuple(map(str, fault["loc"]))[:2]
-                faults += [(key, line) for line in explained(key, dict(fault), DESCRIPTIONS).splitlines()]
-    raise SettingsError("\n".join(f"{text}, in {path.name}{place(lines, key)}" for key, text in faults))
+            faults = [fault for found in error.errors() for fault in explained(dict(found), DESCRIPTIONS)]
+    told = dict.fromkeys(f"{text}, in {path.name}{place(lines, key)}" for key, text in faults)
+    raise SettingsError("\n".join(told))

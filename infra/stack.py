@@ -15,7 +15,7 @@ from infra.settings import Aws, StackSettings
 
 
 def build(settings: StackSettings) -> None:
-    """Everything of a stack. docs/deploy.md lists its outputs."""
+    """Everything of a stack. the README lists its outputs."""
     if settings.aws:
         _cloud(settings, settings.aws)
     else:

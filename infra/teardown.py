@@ -70,9 +70,14 @@ def _of(resource: Resource) -> list[Finding]:
 def read(stack: str, file: Path | None) -> dict[str, Any]:
     """The deployment in a state: from a file, or as Pulumi exports it. A ClickException says why not."""
     try:
-        return dict(json.loads(file.read_text() if file else _export(stack))["deployment"])
-    except (ValueError, KeyError, TypeError) as error:
+        state: dict[str, Any] = json.loads(file.read_text() if file else _export(stack))["deployment"]
+        resources: list[Resource] = state.get("resources") or []
+        stacks = {str(resource["urn"]).split(":")[2] for resource in resources}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise click.ClickException(f"{file or stack} is no state as `pulumi stack export` writes it") from error
+    if stacks - {stack}:
+        raise click.ClickException(f"{file} is the state of {', '.join(stacks)}, not of {stack}: give --stack")
+    return state
 
 
 def _export(stack: str) -> str:
@@ -89,7 +94,12 @@ def _export(stack: str) -> str:
 @click.command("teardown")
 @click.option("--check", is_flag=True, help="needed: this command does nothing else")
 @click.option("--stack", default="dev", help="the stack, as in Pulumi.<stack>.yaml")
-@click.option("--state", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="an exported state")
+@click.option(
+    "--state",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="its state, from `pulumi stack export --file FILE`, in place of asking Pulumi for it",
+)
 @click.option("--json", "as_json", is_flag=True, help="report as one line of JSON, the last one printed")
 def command(*, check: bool, stack: str, file: Path | None, as_json: bool) -> None:
     """What stands in the way of `pulumi destroy`, and what stays after it. Exit code 1: something is in the way."""

@@ -38,7 +38,7 @@ TOOLS = {
 BOOTSTRAP = (
     "aws cloudformation deploy --template-file infra/bootstrap.yaml --stack-name sentiment-bootstrap "
     f"--region {REGION} --capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND "
-    "--parameter-overrides Repository=acme/reviews OwnerId=41 RepositoryId=42"
+    "--parameter-overrides Project=sentiment Repository=acme/reviews OwnerId=41 RepositoryId=42"
 )
 
 
@@ -132,12 +132,12 @@ def test_each_fault_of_the_machine_gives_its_fix(root: Path):
     key = f"awskms://alias/sentiment-dev?region={REGION}"
 
     assert told(root, "fix") == [
-        "fix pulumi 3.213.9, not 3.214.0 or newer: curl -fsSL https://get.pulumi.com | sh",
+        "fix pulumi 3.213.9, not 3.214.0 or newer: curl -fsSL https://get.pulumi.com | sh, then a new shell",
         "fix aws 1.45.11, not 2 or newer: see https://aws.amazon.com/cli",
         "fix kubectl 1.38.0, not 1.35 to 1.37: see https://kubernetes.io/docs/tasks/tools",
         "fix containers no daemon; podman is not installed: start Docker, or install podman",
         "fix GitHub ids 41 43, not 41 42: edit owner_id and repository_id in Pulumi.dev.yaml",
-        f"fix login https://api.pulumi.com: pulumi login '{url}'",
+        f"fix login to ['https://api.pulumi.com'], not s3://{STATE}: pulumi login '{url}'",
         f'fix stack none, not dev: pulumi stack init dev --secrets-provider "{key}"',
     ]
 
@@ -166,7 +166,7 @@ def test_each_fault_of_the_account_gives_its_fix(root: Path, aws: Callable[..., 
 def test_only_the_admin_role_will_do(root: Path, aws: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
     assume(monkeypatch, aws, "reader")
 
-    assert f"assumed-role/reader, not arn:aws:sts::{ACCOUNT}:assumed-role/admin" in told(root, "fix caller")[0]
+    assert f"role/reader, not arn:aws:iam::{ACCOUNT}:role/admin: export AWS_PROFILE" in told(root, "fix role")[0]
 
 
 def test_a_denied_permission_is_named_and_is_no_fault(
@@ -174,7 +174,7 @@ def test_a_denied_permission_is_named_and_is_no_fault(
 ):
     assume(monkeypatch, aws, "reader")  # a role without any policy
 
-    (line,) = set_initial_no_auth_action_count(0)(told)(root, "skip admin role")
+    (line,) = set_initial_no_auth_action_count(0)(told)(root, "skip role")
 
     assert "iam:GetRole" in line
 
@@ -215,6 +215,42 @@ def test_tools_that_are_not_there(root: Path, monkeypatch: pytest.MonkeyPatch):
     assert kinds == (["pulumi", "aws", "kubectl", "containers", "login", "stack"], ["gh", "GitHub"])
 
 
+def test_a_user_is_told_that_a_role_is_needed(root: Path, aws: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    aws("iam").create_user(UserName="anna")
+    keys = aws("iam").create_access_key(UserName="anna")["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys["SecretAccessKey"])
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+
+    (line,) = told(root, "fix role")
+
+    assert line.startswith(f"fix role arn:aws:iam::{ACCOUNT}:user/anna is no role, and a cluster lets in roles")
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_empty_file_is_filled_in_from_what_the_doctor_finds(root: Path):
+    """Whose region, nobody can tell; whose role, AWS can."""
+    shutil.copy(ROOT / "Pulumi.dev.yaml", root)
+
+    assert told(root, "ok role") == [f"ok role arn:aws:iam::{ACCOUNT}:role/admin"]
+
+
+def test_another_environment_is_asked_of_the_bootstrap(root: Path, aws: Callable[..., Any]):
+    (root / "Pulumi.test.yaml").write_text((root / "Pulumi.dev.yaml").read_text())
+    aws("s3").delete_bucket(Bucket=STATE)
+
+    lines = run(root, "--stack", "test").output
+
+    assert "Environments=dev,staging,prod,test" in lines
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_region_that_is_none_is_told(root: Path):
+    (root / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config_of("dev", aws={"region": "eu-west-9"})}))
+
+    assert told(root, "fix region")[0].startswith("fix region eu-west-9 has no EKS; ")
+
+
 def test_each_placeholder_is_a_fix(root: Path):
     shutil.copy(ROOT / "Pulumi.dev.yaml", root)
 
@@ -222,7 +258,7 @@ def test_each_placeholder_is_a_fix(root: Path):
 
     assert len(lines) == (ROOT / "Pulumi.dev.yaml").read_text().count(": CHANGE-ME")
     assert "CHANGE-ME: an AWS region" in lines[0].replace('"', "")
-    assert told(root, "skip") == ["skip account needs the settings"]
+    assert told(root, "skip account") == ["skip account needs the settings"]
 
 
 def test_a_stack_without_a_cloud_half_needs_no_account(root: Path):

@@ -187,7 +187,7 @@ def test_an_unquoted_version_is_refused():
     """Mistake 14: YAML reads 1.30 as 1.3."""
     config = {key: json.dumps(value) for key, value in config_of("dev", cluster={"version": 1.30}).items()}
 
-    with pytest.raises(SettingsError, match=r"cluster.version is 1.3, a number: quote it"):
+    with pytest.raises(SettingsError, match=r"cluster.version is 1.3, a number: it has to be in quotes"):
         load("sentiment", "dev", config)
 
 

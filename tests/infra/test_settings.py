@@ -35,8 +35,8 @@ FAULTS = {
         'network.nat is ["single", "none"]: one of single',
     ),
     "an id that is missing": ("    owner_id:", "    # owner_id:", "github.owner_id is missing: the owner's number"),
-    "an unquoted id": ('"41"', "41", 'github.owner_id is 41, a number: quote it, as in "41"'),
-    "an unquoted version": ('"1.36"', "1.36", 'cluster.version is 1.36, a number: quote it, as in "1.36"'),
+    "an unquoted id": ('"41"', "41", "github.owner_id is 41, a number: it has to be in quotes"),
+    "an unquoted version": ('"1.36"', "1.36", "cluster.version is 1.36, a number: it has to be in quotes"),
     "a session for a role": (
         "arn:aws:iam::123456789012:role/admin",
         "arn:aws:sts::123456789012:assumed-role/admin/me",
