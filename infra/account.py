@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from infra.checks import Check, Lacking, check, same
-from infra.settings import UNSUPPORTED_ZONES, Aws, StackSettings
+from infra.facts import UNSUPPORTED_ZONES
+from infra.settings import Aws, StackSettings
 
 GONE = {"NoSuchEntity", "NoSuchBucket", "NotFoundException", "404"}
 UNUSABLE = {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "AuthFailure", "SignatureDoesNotMatch"}

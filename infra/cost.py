@@ -9,6 +9,7 @@ from typing import NamedTuple
 import click
 
 from infra import settings
+from infra.facts import ENDPOINTS
 from infra.settings import StackSettings
 
 HOURS = 730  # a month, as AWS counts it
@@ -27,15 +28,12 @@ MONTHLY = {"disk": 0.08, "database storage": 0.115, "key": 1.0, "S3": 0.023, "im
 PRICES = HOURLY | {name: usd / HOURS for name, usd in MONTHLY.items()}
 BURSTABLE = {"db.t4g.micro": 0.016, "db.t4g.small": 0.032, "db.t4g.medium": 0.065, "db.t4g.large": 0.129}
 DATABASES = BURSTABLE | {"db.m7g.large": 0.168, "db.m7g.xlarge": 0.337, "db.m7g.2xlarge": 0.674}
-ENDPOINTS = 8  # what infra/cloud/network.py makes in each zone where network.nat is none
 NODE_GIB, MONITORING_GIB, USED_GIB = 80, 20, 5  # the first is Auto Mode's default, the others are estimates
 CHEAPER = {
     "network.nat": "single",
-    "network.zones": 2,
     "tracking.database_standby": False,
     "tracking.database_class": min(DATABASES, key=DATABASES.__getitem__),
-    "cluster.node_pools": ("general-purpose",),
-    "cluster.secrets_key": False,
+    "cluster.system_pool": False,
 }
 
 
@@ -46,11 +44,9 @@ class Line(NamedTuple):
 
 
 def price(stack: StackSettings, nodes: int | None = None) -> list[Line]:
-    """What the stack is made of; nothing where it has no cloud half. `nodes` run the workloads: one a zone, or as said."""
+    """What the stack is made of, nothing without a cloud half. `nodes` run the workloads: one a zone, or as said."""
     zones, tracking = stack.network.zones, stack.tracking
-    nodes = (
-        (nodes or zones) + len(stack.cluster.node_pools) - 1
-    )  # a pool of their own gives add-ons a node of their own
+    nodes = (nodes or zones) + stack.cluster.system_pool  # a pool of their own gives add-ons a node of their own
     nats = {"none": 0, "single": 1, "per-zone": zones}[stack.network.nat]
     databases = tracking.enabled * (1 + tracking.database_standby)
     amounts = [
@@ -58,7 +54,7 @@ def price(stack: StackSettings, nodes: int | None = None) -> list[Line]:
         ("nodes (estimate), c6a.large", nodes, PRICES["node"]),
         ("nodes' disks (estimate), GiB", nodes * NODE_GIB, PRICES["disk"]),
         ("NAT gateways, with address", nats, PRICES["NAT gateway"] + PRICES["IPv4"]),
-        ("private endpoints", 0 if nats else ENDPOINTS * zones, PRICES["endpoint"]),
+        ("private endpoints", 0 if nats else len(ENDPOINTS) * zones, PRICES["endpoint"]),
         ("load balancer (estimate)", 1, PRICES["load balancer"]),
         ("load balancer's addresses", zones, PRICES["IPv4"]),
         (f"database {tracking.database_class}", databases, DATABASES.get(tracking.database_class)),

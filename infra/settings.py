@@ -13,12 +13,13 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from infra.facts import PRIVATE_NETWORKS, SERVICES_CIDR
 from infra.faults import Key, SettingsError, config_in, explained, lines_of, place, text_of
+from infra.rules import disagreements
 
 PLACEHOLDER = "CHANGE-ME"
+STACK = r"^[a-z][a-z0-9]{1,15}$"
 ROOT = Path(__file__).parent.parent
-UNSUPPORTED_ZONES = ("use1-az3", "usw1-az2", "cac1-az3")  # EKS puts no control plane there: same id in every account
-SERVICES_CIDR = "172.20.0.0/16"  # the addresses of Kubernetes Services in every cluster; CoreDNS is its .10
 
 
 class Section(BaseModel):
@@ -76,7 +77,9 @@ class GitHub(Section):
 
 class Network(Section):
     cidr: str = Field(default="10.0.0.0/16", description="a private IPv4 network of /16 to /19, such as 10.0.0.0/16")
-    zones: int = Field(default=2, ge=2, le=3, description="how many availability zones, 2 or 3")
+    zones: int = Field(
+        default=2, ge=2, le=3, description="how many availability zones, 2 or 3; fixed once the cluster is made"
+    )
     nat: Literal["single", "per-zone", "none"] = Field(
         default="single",
         description="one of single (one gateway for all zones), per-zone (survives the loss of a zone), none (no way "
@@ -87,8 +90,10 @@ class Network(Section):
     @classmethod
     def _fits(cls, value: str) -> str:
         network = ipaddress.IPv4Network(value)
-        if not (network.is_private and 16 <= network.prefixlen <= 19):
-            raise ValueError(f"{network.prefixlen} bits" if network.is_private else "a public network")
+        if not any(network.subnet_of(ipaddress.IPv4Network(private)) for private in PRIVATE_NETWORKS):
+            raise ValueError("not private")
+        if not 16 <= network.prefixlen <= 19:
+            raise ValueError(f"a /{network.prefixlen}")
         if network.overlaps(ipaddress.IPv4Network(SERVICES_CIDR)):
             raise ValueError(f"overlaps {SERVICES_CIDR}, where Kubernetes Services have their addresses")
         return value
@@ -108,16 +113,16 @@ class Cluster(Section):
         default=(),
         description='who may reach a public endpoint: a list of IPv4 networks; ["0.0.0.0/0"] lets hosted runners in',
     )
-    node_pools: tuple[Literal["general-purpose", "system"], ...] = Field(
-        default=("general-purpose",),
-        min_length=1,
-        description="one or both of general-purpose, system; without one nothing runs",
+    system_pool: bool = Field(
+        default=False,
+        description="true or false: nodes of their own for add-ons, beside those of the general-purpose pool",
     )
     log_days: Literal[1, 3, 5, 7, 14, 30, 60, 90, 180, 365] = Field(
         default=14, description="days that control plane logs are kept, one of 1, 3, 5, 7, 14, 30, 60, 90, 180, 365"
     )
     secrets_key: bool = Field(
-        default=False, description="true or false: encrypt Kubernetes Secrets with a KMS key of your own"
+        default=False,
+        description="true or false: encrypt Kubernetes Secrets with a KMS key of your own; true cannot be undone",
     )
 
     @field_validator("public_cidrs")
@@ -135,7 +140,7 @@ class Tracking(Section):
 
     enabled: bool = Field(default=False, description="true or false: this stack runs MLflow for all stacks")
     stack: str | None = Field(
-        default=None, description="the stack that runs MLflow, such as dev; none where enabled is true"
+        default=None, pattern=STACK, description="the stack that runs MLflow, such as dev; none where enabled is true"
     )
     database_class: str = Field(
         default="db.t4g.micro",
@@ -168,7 +173,7 @@ class StackSettings(Section):
 
     project: str
     stack: str = Field(
-        pattern=r"^[a-z][a-z0-9]{1,15}$",
+        pattern=STACK,
         description="2 to 16 lower-case letters and digits: names of resources are made of it",
     )
     protect: bool = Field(default=True, description="true or false: refuse to delete what holds data, and the cluster")
@@ -186,43 +191,9 @@ class StackSettings(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if faults := _disagreements(self):
+        if faults := disagreements(self):
             raise ValueError("\n".join(faults))
         return self
-
-
-def _disagreements(settings: StackSettings) -> list[str]:
-    cluster, tracking, github, stack = settings.cluster, settings.tracking, settings.github, settings.tracking.stack
-    public, private = cluster.endpoint == "public", cluster.endpoint == "private"
-    rules = [
-        (tracking.enabled and stack, f"tracking.stack is {stack}, and tracking.enabled is true: one of the two"),
-        (
-            not tracking.enabled and not stack,
-            f"tracking.stack is missing: {Tracking.model_fields['stack'].description}",
-        ),
-        (stack == settings.stack, f"tracking.stack is {stack}, this stack: say tracking.enabled: true instead"),
-    ]
-    if settings.aws:
-        cidrs = Cluster.model_fields["public_cidrs"].description
-        rules += [
-            (public and not cluster.public_cidrs, f"cluster.public_cidrs is missing: {cidrs}"),
-            (
-                private and cluster.public_cidrs,
-                "cluster.public_cidrs is set, and cluster.endpoint is private: one of the two",
-            ),
-            (
-                private and not (github and github.runner),
-                "cluster.endpoint is private, and github.runner is missing: workflows need runners inside the network",
-            ),
-            (
-                settings.protect and github and github.preview,
-                "github.preview is true, and protect is true: what is protected keeps its secrets from pull requests",
-            ),
-        ]
-    else:
-        cloudy = {"github", "network", "cluster", "budget"} & settings.model_fields_set
-        rules += [(True, f"{name} is set, and aws is not: without AWS nothing reads it") for name in sorted(cloudy)]
-    return [text for wrong, text in rules if wrong]
 
 
 SECTIONS = {

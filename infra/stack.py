@@ -22,7 +22,7 @@ def build(settings: StackSettings) -> None:
         kubernetes.Provider("cluster", enable_server_side_apply=True)  # whatever kubectl's current context names
 
 
-def _cloud(settings: StackSettings, where: Aws) -> kubernetes.Provider:
+def _cloud(settings: StackSettings, where: Aws) -> None:
     tracking = settings.tracking
     env = Environment.of(settings, where)
     provider = aws.Provider(
@@ -38,6 +38,8 @@ def _cloud(settings: StackSettings, where: Aws) -> kubernetes.Provider:
         "cluster",
         ClusterArgs(
             environment=env,
+            inside=settings.network.cidr,
+            after=network.ready,
             subnet_ids=network.private_subnet_ids,
             admins=list(dict.fromkeys([where.admin_role, *([env.platform_role] if settings.github else [])])),
             settings=settings.cluster,
@@ -74,4 +76,3 @@ def _cloud(settings: StackSettings, where: Aws) -> kubernetes.Provider:
         Budget("budget", BudgetArgs(environment=env, settings=settings.budget), inside)
     pulumi.export("cluster", cluster.name)
     pulumi.export("region", env.region)
-    return cluster.provider

@@ -1,5 +1,6 @@
 """The EKS cluster, in Auto Mode: AWS runs nodes, load balancers, volumes, pod identity. Knows nothing of workloads."""
 
+import asyncio
 import base64
 import json
 import ssl
@@ -16,7 +17,7 @@ import pulumi_kubernetes as kubernetes
 
 from infra.cloud.environment import Environment
 from infra.cloud.roles import Role, RoleArgs, service_trust
-from infra.settings import SERVICES_CIDR
+from infra.facts import SERVICES_CIDR
 from infra.settings import Cluster as Settings
 
 PROPAGATION_S = 300  # an access entry reaches the API server within a minute as a rule; DNS may take longer
@@ -24,9 +25,14 @@ PROPAGATION_S = 300  # an access entry reaches the API server within a minute as
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterArgs:
-    """`admins`: ARNs of the roles that may do everything in the cluster. Nobody else may, its creator included."""
+    """`admins`: ARNs of the roles that may do everything in the cluster. Nobody else may, its creator included.
+
+    `after`: what nodes need when they start. `inside`: the network's addresses.
+    """
 
     environment: Environment
+    inside: str
+    after: Sequence[pulumi.Resource]
     subnet_ids: Sequence[pulumi.Output[str]]
     admins: Sequence[str]
     settings: Settings
@@ -79,7 +85,7 @@ class Cluster(pulumi.ComponentResource):
                 description=f"Kubernetes Secrets of {env.name}",
                 enable_key_rotation=True,
                 deletion_window_in_days=30,
-                opts=child,
+                opts=pulumi.ResourceOptions(parent=self, protect=env.protect),
             )
             if settings.secrets_key
             else None
@@ -96,7 +102,9 @@ class Cluster(pulumi.ComponentResource):
             ),
             # Auto Mode is these three switches together; EKS refuses any two of them.
             compute_config=aws.eks.ClusterComputeConfigArgs(
-                enabled=True, node_pools=list(settings.node_pools), node_role_arn=node_role.arn
+                enabled=True,
+                node_pools=["general-purpose", *(["system"] if settings.system_pool else [])],
+                node_role_arn=node_role.arn,
             ),
             kubernetes_network_config=aws.eks.ClusterKubernetesNetworkConfigArgs(
                 elastic_load_balancing=aws.eks.ClusterKubernetesNetworkConfigElasticLoadBalancingArgs(enabled=True),
@@ -119,10 +127,24 @@ class Cluster(pulumi.ComponentResource):
             enabled_cluster_log_types=["api", "audit", "authenticator"],
             upgrade_policy=aws.eks.ClusterUpgradePolicyArgs(support_type="STANDARD"),  # never six times the price
             deletion_protection=env.protect,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[logs], protect=env.protect),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[logs, *role.granted, *node_role.granted, *args.after],
+                protect=env.protect,
+            ),
         )
-        wait = pulumi.ResourceHook("wait-for-cluster", lambda _: wait_for_api(env.name, env.region))
-        access = [self._admin(f"admin-{i}", cluster, args, principal, wait) for i, principal in enumerate(args.admins)]
+        access = self._admit(args, cluster)
+        if not public:
+            aws.vpc.SecurityGroupIngressRule(
+                "api-from-inside",
+                description="runners and people in the network",
+                security_group_id=_security_group(cluster),
+                cidr_ipv4=args.inside,
+                ip_protocol="tcp",
+                from_port=443,
+                to_port=443,
+                opts=child,
+            )
         aws.eks.Addon(
             "metrics-server",  # pod autoscaling reads it; a cluster made through the API has none
             cluster_name=cluster.name,
@@ -132,7 +154,7 @@ class Cluster(pulumi.ComponentResource):
             opts=child,
         )
         self.name = cluster.name
-        self.security_group_id = cluster.vpc_config.apply(lambda config: str(config.cluster_security_group_id))
+        self.security_group_id = _security_group(cluster)
         self.provider = kubernetes.Provider(
             "cluster",
             kubeconfig=kubeconfig(cluster, env.region),
@@ -142,20 +164,42 @@ class Cluster(pulumi.ComponentResource):
         )
         self.register_outputs({})
 
-    def _admin(
-        self, name: str, cluster: aws.eks.Cluster, args: ClusterArgs, principal: str, wait: pulumi.ResourceHook
-    ) -> pulumi.Resource:
-        entry = aws.eks.AccessEntry(
-            name, cluster_name=cluster.name, principal_arn=principal, opts=pulumi.ResourceOptions(parent=self)
-        )
-        return aws.eks.AccessPolicyAssociation(
-            name,
-            cluster_name=cluster.name,
-            principal_arn=entry.principal_arn,
-            policy_arn=f"arn:{args.environment.partition}:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy",
-            access_scope=aws.eks.AccessPolicyAssociationAccessScopeArgs(type="cluster"),
-            opts=pulumi.ResourceOptions(parent=self, hooks=pulumi.ResourceHookBinding(after_create=[wait])),
-        )
+    def _admit(self, args: ClusterArgs, cluster: aws.eks.Cluster) -> list[pulumi.Resource]:
+        """Let the admins in, one after the other, and wait after the last: whoever runs this may be any of them."""
+        env = args.environment
+
+        async def wait(_: pulumi.ResourceHookArgs) -> None:
+            await asyncio.to_thread(wait_for_api, env.name, env.region)  # the program goes on registering
+
+        hook = pulumi.ResourceHook("wait-for-cluster", wait)
+        access: list[pulumi.Resource] = []
+        for i, principal in enumerate(args.admins):
+            entry = aws.eks.AccessEntry(
+                f"admin-{i}",
+                cluster_name=cluster.name,
+                principal_arn=principal,
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+            last = i == len(args.admins) - 1
+            association = aws.eks.AccessPolicyAssociation(
+                f"admin-{i}",
+                cluster_name=cluster.name,
+                principal_arn=entry.principal_arn,
+                policy_arn=f"arn:{env.partition}:eks::aws:cluster-access-policy/AmazonEKSClusterAdminPolicy",
+                access_scope=aws.eks.AccessPolicyAssociationAccessScopeArgs(type="cluster"),
+                opts=pulumi.ResourceOptions(
+                    parent=self,
+                    depends_on=list(access),
+                    hooks=pulumi.ResourceHookBinding(after_create=[hook] if last else []),
+                ),
+            )
+            access.append(association)
+        return access
+
+
+def _security_group(cluster: aws.eks.Cluster) -> pulumi.Output[str]:
+    """The group that EKS makes, of API server and nodes alike."""
+    return cluster.vpc_config.apply(lambda config: str(config.cluster_security_group_id))
 
 
 def kubeconfig(cluster: aws.eks.Cluster, region: str) -> pulumi.Output[str]:
@@ -180,7 +224,7 @@ def kubeconfig(cluster: aws.eks.Cluster, region: str) -> pulumi.Output[str]:
 
 
 def wait_for_api(name: str, region: str, timeout_s: float = PROPAGATION_S) -> None:
-    """Wait until the API server answers us as somebody it knows. Raises pulumi.RunError when it does not.
+    """Wait until the API server lets us do what only an admin may. Raises pulumi.RunError when it does not.
 
     Access and DNS lag behind the calls that made them, and Pulumi's Kubernetes provider remembers "unreachable" for the
     rest of the run. A caller who is not one of the admins waits in vain: the error says so.
@@ -188,14 +232,15 @@ def wait_for_api(name: str, region: str, timeout_s: float = PROPAGATION_S) -> No
     cluster: dict[str, Any] = _aws("eks", "describe-cluster", "--name", name, "--region", region)["cluster"]
     certificate = base64.b64decode(cluster["certificateAuthority"]["data"]).decode()
     context = ssl.create_default_context(cadata=certificate)
+    url = f"{cluster['endpoint']}/apis/rbac.authorization.k8s.io/v1/clusterroles?limit=1"
     deadline = time.monotonic() + timeout_s
     while True:
         token = _aws("eks", "get-token", "--cluster-name", name, "--region", region)["status"]["token"]
-        request = urllib.request.Request(f"{cluster['endpoint']}/healthz", headers={"authorization": f"Bearer {token}"})  # noqa: S310 - https, from AWS
+        request = urllib.request.Request(url, headers={"authorization": f"Bearer {token}"})  # noqa: S310 - from AWS
         try:
             with urllib.request.urlopen(request, timeout=10, context=context):  # noqa: S310
                 return
-        except OSError as error:  # refused, unknown name, 401: all may pass
+        except OSError as error:  # refused, unknown name, 401, 403: all may pass
             if time.monotonic() > deadline:
                 raise pulumi.RunError(
                     f"{cluster['endpoint']} did not let us in within {timeout_s:.0f} s ({error}): `pulumi up` runs as "

@@ -48,7 +48,7 @@ def reads_state(env: Environment) -> list[Statement]:
     return [
         allow(["s3:ListBucket"], [env.state_bucket]),
         allow(["s3:GetObject"], [f"{env.state_bucket}/{file}" for file in (".pulumi/meta.yaml", *files)]),
-        allow(["kms:Decrypt"], [env.arn("kms", "key/*", env.region)], **{"ForAnyValue:StringEquals": keys}),
+        allow(["kms:Decrypt"], [env.arn("kms", "key/*", "*")], **{"ForAnyValue:StringEquals": keys}),
         allow(["ec2:DescribeAvailabilityZones"], ["*"]),  # the one question that the program asks AWS
     ]
 

@@ -8,11 +8,8 @@ import pulumi
 import pulumi_aws as aws
 
 from infra.cloud.environment import Environment
-from infra.settings import UNSUPPORTED_ZONES
+from infra.facts import ENDPOINTS, UNSUPPORTED_ZONES
 from infra.settings import Network as Settings
-
-# What nodes ask of AWS itself, and so what `nat: none` must reach by endpoints; S3 has its own, which costs nothing.
-ENDPOINTS = ("ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "elasticloadbalancing", "logs", "sts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +42,12 @@ class NetworkArgs:
 class Network(pulumi.ComponentResource):
     """Private subnets for nodes and the database, public ones for load balancers and NAT gateways.
 
-    `private_subnet_ids` are known once each subnet's way out is there: who takes them waits for it.
+    Nodes that start before `ready` reach neither AWS nor an image.
     """
 
     vpc_id: pulumi.Output[str]
     private_subnet_ids: list[pulumi.Output[str]]
+    ready: list[pulumi.Resource]
 
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("infra:cloud:Network", name, {}, opts)
@@ -113,27 +111,28 @@ class Network(pulumi.ComponentResource):
                     )
                 )
 
+        self.private_subnet_ids, self.ready = [], []
         tables: list[pulumi.Output[str]] = []
-        self.private_subnet_ids = []
         for i, cidr in enumerate(nets.private):
             private = subnet("private", "internal-elb", i, cidr)
             table = aws.ec2.RouteTable(
                 f"private-{i}", vpc_id=vpc.id, tags={"Name": f"{prefix}-private-{i}"}, opts=child
             )
-            tables.append(table.id)
-            way_out = table.id
-            if gateways:
-                way_out = aws.ec2.Route(
-                    f"private-{i}",
-                    route_table_id=table.id,
-                    destination_cidr_block="0.0.0.0/0",
-                    nat_gateway_id=gateways[i % len(gateways)].id,
-                    opts=child,
-                ).route_table_id
-            joined = aws.ec2.RouteTableAssociation(
-                f"private-{i}", route_table_id=way_out, subnet_id=private.id, opts=child
+            self.ready.append(
+                aws.ec2.RouteTableAssociation(f"private-{i}", route_table_id=table.id, subnet_id=private.id, opts=child)
             )
-            self.private_subnet_ids.append(joined.subnet_id.apply(str))
+            if gateways:
+                self.ready.append(
+                    aws.ec2.Route(
+                        f"private-{i}",
+                        route_table_id=table.id,
+                        destination_cidr_block="0.0.0.0/0",
+                        nat_gateway_id=gateways[i % len(gateways)].id,
+                        opts=child,
+                    )
+                )
+            tables.append(table.id)
+            self.private_subnet_ids.append(private.id)
 
         aws.ec2.VpcEndpoint(
             "s3",  # free, and image layers come this way
@@ -144,7 +143,7 @@ class Network(pulumi.ComponentResource):
             opts=child,
         )
         if settings.nat == "none":
-            self.private_subnet_ids = _with_endpoints(self, vpc, args, self.private_subnet_ids)
+            self.ready += _endpoints(self, vpc, args)
         self.vpc_id = vpc.id
         self.register_outputs({})
 
@@ -155,10 +154,8 @@ def _nth(names: Sequence[str], i: int, region: str) -> str:
     return sorted(names)[i]
 
 
-def _with_endpoints(
-    network: Network, vpc: aws.ec2.Vpc, args: NetworkArgs, subnet_ids: list[pulumi.Output[str]]
-) -> list[pulumi.Output[str]]:
-    """Private endpoints of AWS's services. Returns the subnets' ids, known once the endpoints are there."""
+def _endpoints(network: Network, vpc: aws.ec2.Vpc, args: NetworkArgs) -> list[pulumi.Resource]:
+    """Private addresses of AWS's services, in every zone."""
     child = pulumi.ResourceOptions(parent=network)
     group = aws.ec2.SecurityGroup("endpoints", vpc_id=vpc.id, description="HTTPS to AWS services", opts=child)
     aws.vpc.SecurityGroupIngressRule(
@@ -170,20 +167,16 @@ def _with_endpoints(
         to_port=443,
         opts=child,
     )
-    made = [
+    return [
         aws.ec2.VpcEndpoint(
             service,
             vpc_id=vpc.id,
             vpc_endpoint_type="Interface",
             service_name=f"com.amazonaws.{args.environment.region}.{service}",
             private_dns_enabled=True,
-            subnet_ids=subnet_ids,
+            subnet_ids=network.private_subnet_ids,
             security_group_ids=[group.id],
             opts=child,
         )
         for service in ENDPOINTS
-    ]
-    return [
-        pulumi.Output.all(ids, *[endpoint.id for endpoint in made]).apply(lambda known: str(known[0]))
-        for ids in subnet_ids
     ]

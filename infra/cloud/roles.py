@@ -40,9 +40,10 @@ class RoleArgs:
 
 
 class Role(pulumi.ComponentResource):
-    """A role under the boundary. Its `arn` is known once its policies are attached: who takes it may use them."""
+    """A role under the boundary. Whoever uses its rights at once waits for `granted`."""
 
     arn: pulumi.Output[str]
+    granted: list[pulumi.Resource]
 
     def __init__(self, name: str, args: RoleArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("infra:cloud:Role", name, {}, opts)
@@ -55,16 +56,17 @@ class Role(pulumi.ComponentResource):
             permissions_boundary=env.boundary,
             opts=child,
         )
-        granted: list[pulumi.Output[str]] = [
+        self.granted = [
             aws.iam.RolePolicyAttachment(
                 f"{name}-{policy}",
                 role=role.name,
                 policy_arn=f"arn:{env.partition}:iam::aws:policy/{policy}",
                 opts=child,
-            ).id
+            )
             for policy in args.managed
         ]
         if args.statements:
-            granted.append(aws.iam.RolePolicy(name, role=role.name, policy=document(*args.statements), opts=child).id)
-        self.arn = pulumi.Output.all(role.arn, *granted).apply(lambda known: str(known[0]))
+            policy = document(*args.statements)
+            self.granted.append(aws.iam.RolePolicy(name, role=role.name, policy=policy, opts=child))
+        self.arn = role.arn
         self.register_outputs({})

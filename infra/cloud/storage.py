@@ -82,7 +82,7 @@ class Storage(pulumi.ComponentResource):
             backup_retention_period=settings.backup_days,
             copy_tags_to_snapshot=True,
             auto_minor_version_upgrade=True,
-            apply_immediately=not env.protect,
+            apply_immediately=True,  # who runs `up` means now, not the next maintenance window
             deletion_protection=env.protect,
             skip_final_snapshot=not settings.final_snapshot,
             final_snapshot_identifier=pulumi.Output.format("{0}-final-{1}", env.name, suffix.hex),
@@ -187,6 +187,6 @@ class Storage(pulumi.ComponentResource):
             namespace=NAMESPACE,
             service_account=SERVICE_ACCOUNT,
             role_arn=role.arn,
-            opts=child,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=role.granted),
         )
         self.bucket = bucket.bucket

@@ -2,8 +2,9 @@
 
 `run` starts a program as `pulumi up` starts it, in a process of its own, and returns what it registered: every resource
 with inputs, parent, dependencies, provider, protection and ignored changes. What the real engine or a real provider
-would refuse is refused here: two resources of one URN, a dependency that nobody registered, a question to AWS that no
-test answers, a resource of a cloud without a provider of ours. In a preview, what only AWS can know is unknown.
+would refuse is refused here: two resources of one URN, a parent or dependency that nobody registered, a question to AWS
+that no test answers, a resource of a cloud without a provider of ours. In a preview, what only AWS can know is unknown.
+Not seen: whether a provider takes the values. The snapshots in graphs/ show those to the reader.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ class Graph:
 
     resources: dict[str, Resource] = field(default_factory=dict)
     outputs: dict[str, Any] = field(default_factory=dict)
+    invokes: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     exit_code: int = -1
@@ -78,7 +80,7 @@ class Graph:
         return found
 
     def tree(self) -> str:
-        """The graph for people: a line a resource under its parent, `+` what it waits for, `!` what protects it."""
+        """The graph for people: each resource under its parent, what it waits for (+), ignores (~), and is told (:)."""
         below: dict[str, list[Resource]] = {}
         for resource in self.resources.values():
             below.setdefault(resource.parent, []).append(resource)
@@ -88,13 +90,18 @@ class Graph:
                 kind = resource.type.split(":")[-1]
                 needs = [self.resources[d] for d in resource.dependencies if d in self.resources]
                 waits = sorted(f"{need.type.rpartition(':')[2]}.{need.name}" for need in needs)
-                notes = [f"+ {' '.join(waits)}"] * bool(waits) + ["! protected"] * resource.protect
-                notes += [f"~ {' '.join(resource.ignore_changes)}"] * bool(resource.ignore_changes)
-                yield "  ".join([f"{'  ' * depth}{kind} {resource.name}", *notes])
+                own = "  " * depth
+                yield f"{own}{kind} {resource.name}" + "  ! protected" * resource.protect
+                for mark, words in (("+", waits), ("~", resource.ignore_changes), ("after:", resource.after_create)):
+                    if words:
+                        yield f"{own}    {mark} {' '.join(words)}"
+                for name, value in sorted(resource.inputs.items()):
+                    yield f"{own}    {name}: {shown(value)}"
                 yield from lines(resource.urn, depth + 1)
 
+        asked = [f"asks {token} {shown(arguments)}" for token, arguments in self.invokes]
         (root,) = [urn for urn, resource in self.resources.items() if resource.type == "pulumi:pulumi:Stack"]
-        return "\n".join(lines(root, 0)) + "\n"
+        return "\n".join([*lines(root, 0), *asked]) + "\n"
 
     def behind(self, resource: Resource) -> set[str]:
         """URNs of everything that must be there before the resource is made, its ancestors' dependencies excepted."""
@@ -120,6 +127,16 @@ def plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def shown(value: Any) -> str:
+    """A value on one line; documents in JSON are shown as what they say, secrets as what they are."""
+    if isinstance(value, Secret):
+        return "(secret)"
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value) if value.startswith("{") else value
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
 def _struct(values: Mapping[str, Any]) -> struct_pb2.Struct:
     made = struct_pb2.Struct()
     made.update(values)
@@ -136,6 +153,13 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer):
     def refuse(self, context: grpc.ServicerContext, code: grpc.StatusCode, why: str) -> None:
         self.graph.refused.append(why)
         context.abort(code, why)
+
+    def must_have_provider(self, token: str, provider: str, context: grpc.ServicerContext) -> None:
+        """As with pulumi:disable-default-providers: what concerns a cloud names a provider of ours, of that cloud."""
+        cloud = token.partition(":")[0]
+        own = self.graph.resources.get(provider.rpartition("::")[0])
+        if cloud in ("aws", "kubernetes") and not (own and own.type == f"pulumi:providers:{cloud}"):
+            self.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"{token} has no provider of ours")
 
     def GetDeploymentInfo(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002, N802
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask SupportsFeature")
@@ -154,8 +178,8 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer):
     def Invoke(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         if request.tok not in self.answers:
             self.refuse(context, grpc.StatusCode.NOT_FOUND, f"no test answers {request.tok}")
-        if request.tok.startswith("aws:") and not request.provider:
-            self.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"{request.tok} has no provider of ours")
+        self.must_have_provider(request.tok, request.provider, context)
+        self.graph.invokes.append((request.tok, plain(json_format.MessageToDict(request.args))))
         return resource_pb2.ResourceInvokeResponse(**{"return": _struct(self.answers[request.tok])})
 
     ResourceInvoke = Invoke
@@ -173,10 +197,12 @@ class Monitor(resource_pb2_grpc.ResourceMonitorServicer):
         with self.lock:
             if urn in self.graph.resources:
                 self.refuse(context, grpc.StatusCode.ALREADY_EXISTS, f"two resources are {urn}")
-            if strangers := [d for d in request.dependencies if d not in self.graph.resources and "read::" not in d]:
-                self.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"{urn} depends on {strangers}, nobody's")
-            if request.custom and request.type.startswith(("aws:", "kubernetes:")) and not request.provider:
-                self.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"{urn} has no provider of ours")
+            named = {request.parent, *request.dependencies} - {""}
+            named |= {need for needs in request.propertyDependencies.values() for need in needs.urns}
+            if strangers := {name for name in named if name not in self.graph.resources and "read::" not in name}:
+                self.refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"{urn} leans on {strangers}, nobody's")
+            if request.custom:
+                self.must_have_provider(request.type, request.provider, context)
             self.graph.resources[urn] = Resource(
                 urn=urn,
                 type=request.type,

@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 
 from infra import cost, settings
-from infra.cloud import network
 from infra.settings import StackSettings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -70,13 +69,16 @@ def test_a_saving_is_the_difference_of_two_totals():
     saved = {words.split(":")[0]: usd * cost.HOURS for words, usd in cost.savings(prod, 3).items()}
     changes = {
         "network.nat": changed(prod, "network", nat="single"),
-        "network.zones": changed(prod, "network", zones=2),
-        "cluster.node_pools": changed(prod, "cluster", node_pools=("general-purpose",)),
-        "cluster.secrets_key": changed(prod, "cluster", secrets_key=False),
+        "cluster.system_pool": changed(prod, "cluster", system_pool=False),
     }
 
     assert saved == {key: pytest.approx(month(prod, 3) - month(stack, 3)) for key, stack in changes.items()}
     assert saved["network.nat"] == pytest.approx(73), "two gateways and two addresses"
+
+
+def test_no_saving_is_advised_that_aws_refuses():
+    """EKS keeps a cluster in the zones that it was made in, and its Secrets under their key."""
+    assert not {"network.zones", "cluster.secrets_key", "protect"} & cost.CHEAPER.keys()
 
 
 def test_what_is_cheapest_already_saves_nothing():
@@ -101,7 +103,6 @@ def test_no_way_out_is_dearer_than_one_gateway():
     dev = read("dev")
 
     assert month(changed(dev, "network", nat="none")) - month(dev) == pytest.approx(2 * 8 * 7.30 - 36.50)
-    assert len(network.ENDPOINTS) == cost.ENDPOINTS
 
 
 def test_a_class_that_the_table_lacks_is_said_and_the_total_is_at_least(root: Path):

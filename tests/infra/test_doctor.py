@@ -124,7 +124,7 @@ def test_a_healthy_machine_and_account_lack_nothing(root: Path):
 
 @pytest.mark.usefixtures("aws")
 def test_each_fault_of_the_machine_gives_its_fix(root: Path):
-    faults = {"pulumi version": "echo v3.213.9", "aws --version": "echo aws-cli/1.45.11 Python/3.11.7"}
+    faults = {"pulumi version": "echo v3.237.9", "aws --version": "echo aws-cli/1.45.11 Python/3.11.7"}
     faults |= {KUBECTL: """echo '{"gitVersion": "v1.38.0"}'""", DOCKER: "echo no daemon >&2; exit 1"}
     faults |= {"gh api repos/acme/reviews": "echo 41 43", WHOAMI: "echo https://api.pulumi.com", STACKS: "echo '[]'"}
     say(root, faults)
@@ -132,7 +132,7 @@ def test_each_fault_of_the_machine_gives_its_fix(root: Path):
     key = f"awskms://alias/sentiment-dev?region={REGION}"
 
     assert told(root, "fix") == [
-        "fix pulumi 3.213.9, not 3.214.0 or newer: curl -fsSL https://get.pulumi.com | sh, then a new shell",
+        "fix pulumi 3.237.9, not 3.238.0 or newer: curl -fsSL https://get.pulumi.com | sh, then a new shell",
         "fix aws 1.45.11, not 2 or newer: see https://aws.amazon.com/cli",
         "fix kubectl 1.38.0, not 1.35 to 1.37: see https://kubernetes.io/docs/tasks/tools",
         "fix containers no daemon; podman is not installed: start Docker, or install podman",

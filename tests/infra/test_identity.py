@@ -9,6 +9,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from conftest import ACCOUNT, REGION
+from iam import allowed
 from monitor import Graph
 from moto import mock_aws
 from moto.core import set_initial_no_auth_action_count
@@ -122,6 +123,18 @@ def test_a_release_comes_from_two_workflows_on_main_in_its_protected_environment
     }
 
 
+def test_images_and_versions_come_from_two_workflows_on_main(built: Built):
+    (statement,) = statements_of(trusts(built("dev"))["produce"])
+    claims = statement["Condition"]["StringEquals"]
+
+    assert claims[f"{ISSUER}:sub"] == "repo:acme@41/reviews@42:ref:refs/heads/main"
+    assert claims[f"{ISSUER}:ref"] == "refs/heads/main"
+    assert claims[f"{ISSUER}:job_workflow_ref"] == [
+        "acme/reviews/.github/workflows/train.yml@refs/heads/main",
+        "acme/reviews/.github/workflows/deliver.yml@refs/heads/main",
+    ]
+
+
 def test_only_the_preview_role_trusts_pull_requests(built: Built):
     trusting = {name for stack in CLOUDY for name, text in trusts(built(stack)).items() if "pull_request" in text}
 
@@ -185,6 +198,44 @@ def test_a_stack_reads_with_its_own_key_and_the_registrys(built: Built):
     assert keys == {
         "ForAnyValue:StringEquals": {"kms:ResourceAliases": ["alias/sentiment-dev", "alias/sentiment-prod"]}
     }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "stacks/sentiment/dev.json",
+        "stacks/sentiment/dev.json.bak",
+        "history/sentiment/dev/dev-1.history.json",
+        "backups/sentiment/dev/dev.1.json",
+        "locks/organization/sentiment/dev/0b1c.json",
+    ],
+)
+def test_release_writes_what_an_up_writes(path: str, built: Built):
+    """The paths are those of Pulumi's own backend for buckets."""
+    object_ = f"arn:aws:s3:::sentiment-state-{ACCOUNT}/.pulumi/{path}"
+
+    for action in ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
+        assert allowed(rights(built("dev"), "release"), action, object_)
+        assert not allowed(rights(built("dev"), "release"), action, object_.replace("/dev", "/prod"))
+
+
+@pytest.mark.parametrize("kind", ["observe", "release", "produce"])
+def test_who_works_with_images_sees_them_and_one_may_push(kind: str, built: Built):
+    own = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/sentiment"
+
+    assert allowed(rights(built("dev"), kind), "ecr:DescribeImages", own)
+    assert allowed(rights(built("dev"), kind), "ecr:PutImage", own) == (kind == "produce")
+    assert not allowed(rights(built("dev"), kind), "ecr:PutImage", own.replace("sentiment", "other"))
+
+
+def test_mlflows_bucket_lets_encrypted_connections_pass_and_no_others(built: Built):
+    policy = statements_of(built("dev").one("BucketPolicy").inputs["policy"])
+    bucket = f"arn:aws:s3:::sentiment-dev-artifacts-{ACCOUNT}"
+    everything = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+
+    for thing in (bucket, f"{bucket}/a"):
+        assert allowed([everything, *policy], "s3:GetObject", thing, {"aws:SecureTransport": "true"})
+        assert not allowed([everything, *policy], "s3:GetObject", thing, {"aws:SecureTransport": "false"})
 
 
 # As AWS decides

@@ -54,11 +54,10 @@ FAULTS = {
         "cluster.public_cidrs is missing: who may reach a public endpoint",
     ),
     "a network that is none": ('["0.0.0.0/0"]', '["0.0.0.0/40"]', 'cluster.public_cidrs is ["0.0.0.0/40"]'),
-    "no node pool": ("[general-purpose]", "[]", "cluster.node_pools is []: one or both of general-purpose, system"),
     "two owners of the registry": (
         "    enabled: true",
         "    enabled: true\n    stack: prod",
-        "tracking.stack is prod, and tracking.enabled",
+        "tracking.stack is set, and tracking.enabled",
     ),
     "no owner of the registry": (
         "    enabled: true",
@@ -77,6 +76,17 @@ FAULTS = {
         "backup_days: 70",
         "tracking.backup_days is 70: days of database backups, 1 to 35",
     ),
+    "a key without the project's name": (
+        "sentiment:network:",
+        "network:",
+        "network is not read: write sentiment:network",
+    ),
+    "a network of another kind": ("10.0.0.0/16", "169.254.0.0/16", "network.cidr is"),
+    "an address without a mask": ('["0.0.0.0/0"]', '["1.2.3.4"]', "1.2.3.4 has no mask: 1.2.3.4/32 is one address"),
+    "a stack's name that is none": ("    enabled: true", "    stack: ../Dev", 'tracking.stack is "../Dev": the stack'),
+    "a role of another partition": ("eu-west-1", "cn-north-1", "aws.admin_role is of aws, and aws.region of aws-cn"),
+    "a huge database": ("database_gib: 20", "database_gib: 2000", "tracking.database_gib is 2000: GiB of"),
+    "a date for an address": ('"ml@acme.example"', "2024-01-01", 'budget.email is "2024-01-01": the e-mail'),
     "a section that is none": ("sentiment:aws:\n", "sentiment:aws: 3\n  x:aws:\n", "aws is 3: a section with region"),
     "a version to serve": ("sentiment:aws:", 'sentiment:version: "7"\n  sentiment:aws:', "version is no setting"),
 }
@@ -181,11 +191,37 @@ def test_no_file_for_a_stack_says_which_there_are(root: Path):
         read("prod", root)
 
 
-@pytest.mark.parametrize("text", ["config: [", "", "config:\n", "- 1", "nothing: here"])
-def test_a_file_that_is_no_settings_is_told_as_such(text: str, root: Path):
+@pytest.mark.parametrize("text", ["", "config:\n", "config: [1]", "config: x", "- 1", "nothing: here"])
+def test_a_file_without_settings_is_told_as_such(text: str, root: Path):
     (root / "Pulumi.dev.yaml").write_text(text)
 
-    with pytest.raises(SettingsError, match=r"Pulumi.dev.yaml"):
+    with pytest.raises(SettingsError, match=r"Pulumi.dev.yaml needs a section `config:`"):
+        read("dev", root)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        ("    zones: 2", "\tzones: 2", "indent with spaces, not tabs"),
+        ("    zones: 2", "   zones: 2", "look at its indentation"),
+        ("region: ", "region:", "look at its indentation, colons and quotes"),
+    ],
+)
+def test_a_slip_in_the_yaml_is_told_by_its_line(old: str, new: str, hint: str, root: Path):
+    text = text_of("dev").replace(old, new, 1)
+    (root / "Pulumi.dev.yaml").write_text(text)
+
+    with pytest.raises(SettingsError, match=hint) as raised:
+        read("dev", root)
+
+    (line,) = re.findall(r"line (\d+)", str(raised.value))
+    assert new in "\n".join(text.splitlines()[int(line) - 2 : int(line)])
+
+
+def test_a_file_in_another_encoding_is_told_as_such(root: Path):
+    (root / "Pulumi.dev.yaml").write_bytes(text_of("dev").encode("utf-16"))
+
+    with pytest.raises(SettingsError, match=r"Pulumi.dev.yaml is not UTF-8 text"):
         read("dev", root)
 
 

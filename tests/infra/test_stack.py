@@ -208,7 +208,7 @@ def test_subnets_lie_in_the_vpc_and_beside_each_other(stack: str, built: Built):
 def test_what_holds_data_is_protected_where_the_stack_says_so(build: Built):
     tracked = {"enabled": True, "stack": None}
     graph = build("prod", tracking=tracked)
-    kept = {"cluster", "artifacts", "database", "service"}
+    kept = {"cluster", "artifacts", "database", "service", "secrets"}
 
     assert {resource.name for resource in graph.resources.values() if resource.protect} == kept
     assert graph.one("eks/cluster:Cluster").inputs["deletionProtection"] is True
@@ -261,10 +261,10 @@ EFFECTS: dict[tuple[str, ...], tuple[Any, Callable[[Graph], Any], Any]] = {
         lambda g: g.one("eks/cluster:Cluster").inputs["vpcConfig"]["publicAccessCidrs"],
         ["192.0.2.0/24"],
     ),
-    ("cluster", "node_pools"): (
-        ["system"],
+    ("cluster", "system_pool"): (
+        True,
         lambda g: g.one("eks/cluster:Cluster").inputs["computeConfig"]["nodePools"],
-        ["system"],
+        ["general-purpose", "system"],
     ),
     ("cluster", "log_days"): (7, lambda g: g.one("LogGroup").inputs["retentionInDays"], 7),
     ("cluster", "secrets_key"): (
