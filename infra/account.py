@@ -60,17 +60,18 @@ class Asker:
         return import_module("jmespath").search(path, answer)
 
 
-def caller(ask: Asker) -> tuple[Check, Check]:
-    """Whose credentials these are, and the ARN of the role behind them, as `aws.admin_role` wants it."""
+def caller(ask: Asker, wanted: str = "", fix: str = "README, Deploy to AWS: how to have one") -> list[Check]:
+    """Whose credentials these are, and the role behind them: the one that is wanted, if any is."""
 
     def role() -> str:
         kind, _, rest = who.found.rpartition(":")[2].partition("/")
         if kind != "assumed-role":
             raise Lacking(f"{who.found} is no role, and a cluster lets in roles")
-        return ask("iam.get_role", "Role.Arn", RoleName=rest.partition("/")[0])
+        arn = str(ask("iam.get_role", "Role.Arn", RoleName=rest.partition("/")[0]))
+        return same(arn, wanted) if wanted else arn
 
     who = check("credentials", lambda: ask("sts.get_caller_identity", "Arn"), SIGN_IN)
-    return who, check("role", role, "README, Deploy to AWS: how to have one") if who.status == "ok" else who
+    return [who, check("role", role, fix)] if who.status == "ok" else [who]
 
 
 class Account:
@@ -95,11 +96,9 @@ class Account:
 
     def checks(self) -> Iterator[Check]:
         everywhere = Asker("us-east-1" if self.aws.partition == "aws" else self.aws.region)  # it is always enabled
-        who, role = caller(everywhere)
-        yield who
-        if who.status == "ok":
-            fix = f"export AWS_PROFILE=… of {self.aws.admin_role}, or {self.edit}: aws.admin_role"
-            yield check("role", lambda: same(role.found, self.aws.admin_role), fix) if role.status == "ok" else role
+        fix = f"export AWS_PROFILE=… of {self.aws.admin_role}, or {self.edit}: aws.admin_role"
+        who, *role = caller(everywhere, self.aws.admin_role, fix)
+        yield from [who, *role]
         if f":{self.aws.account}:" not in who.found:
             yield Check("account", "skip", f"needs credentials of {self.aws.account}")
             return

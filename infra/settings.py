@@ -35,9 +35,8 @@ class Aws(Section):
     admin_role: str = Field(
         examples=["arn:aws:iam::123456789012:role/admin"],
         pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/\S+$",
-        description="the ARN of the IAM role that runs `pulumi up` by hand, arn:aws:iam::ACCOUNT:role/NAME "
-        "(not a user, and not arn:aws:sts::…:assumed-role/…, which is a session of a role); "
-        "`aws iam get-role --role-name NAME` shows it",
+        description="the ARN of the IAM role that runs `pulumi up` by hand, arn:aws:iam::ACCOUNT:role/NAME, not a "
+        "user's and not a session's; `sentiment doctor` shows yours",
     )
 
     @property
