@@ -9,11 +9,13 @@ Context = Mapping[str, str | list[str]]
 
 OPERATORS: dict[str, Callable[[list[str], list[str]], bool]] = {
     "ArnLike": lambda actual, wanted: any(fnmatchcase(a, w) for a in actual for w in wanted),
+    "ArnNotLike": lambda actual, wanted: bool(wanted) and not any(fnmatchcase(a, w) for a in actual for w in wanted),
     "Bool": lambda actual, wanted: any(a in wanted for a in actual),
     "Null": lambda actual, wanted: str(not actual).lower() in wanted,
     "StringEquals": lambda actual, wanted: any(a in wanted for a in actual),
-    "StringNotEquals": lambda actual, wanted: all(a not in wanted for a in actual),
+    "StringNotEquals": lambda actual, wanted: bool(wanted) and all(a not in wanted for a in actual),
 }
+VARIABLE = re.compile(r"\$\{([^,}]+)(?:, *'([^']*)')?\}")  # ${key} or ${key, 'default'}
 
 
 def listed(value: Any) -> list[Any]:
@@ -40,10 +42,11 @@ def _applies(statement: dict[str, Any], action: str, resource: str, context: Con
 
 
 def _known(patterns: Any, context: Context) -> list[str]:
-    """With policy variables replaced; as in IAM, a pattern whose variable has no value matches nothing."""
-    known: list[str] = []
-    for pattern in listed(patterns):
-        names = re.findall(r"\$\{(.+?)\}", pattern)
-        if all(name in context for name in names):
-            known.append(re.sub(r"\$\{(.+?)\}", lambda m: str(context[m[1]]), pattern))
-    return known
+    """With policy variables replaced. A pattern whose variable has neither value nor default is left out: nothing is
+    like it, and nothing is found unlike it either, as IAM may then drop the statement.
+    """
+    return [
+        VARIABLE.sub(lambda m: str(context.get(m[1], m[2])), pattern)
+        for pattern in listed(patterns)
+        if all(context.get(m[1], m[2]) is not None for m in VARIABLE.finditer(pattern))
+    ]

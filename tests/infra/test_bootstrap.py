@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,12 +26,16 @@ from infra.settings import GitHub
 TEMPLATE = Path(__file__).parents[2] / "infra/bootstrap.yaml"
 ENVIRONMENTS = ["dev", "staging", "prod"]
 ROLE, KEY = "arn:aws:iam::123456789012:role/", "arn:aws:kms:eu-west-1:123456789012:key/1"
+EC2 = "arn:aws:ec2:eu-west-1:123456789012:"
+BALANCER = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:loadbalancer/net/x/1"
 BUCKET = "sentiment-state-123456789012"
 STATE = f"arn:aws:s3:::{BUCKET}"
 BOUNDARY = "arn:aws:iam::123456789012:policy/sentiment-boundary"
 MANAGED: dict[str, Any] = json.loads(aws_managed_policies_data)
 OF_EKS = [f"AmazonEKS{name}Policy" for name in ("Cluster", "Compute", "BlockStorage", "LoadBalancing", "Networking")]
 OF_EKS += ["AmazonEKSWorkerNodeMinimalPolicy", "AmazonEC2ContainerRegistryPullOnly"]
+
+SERVICES = ["eks.amazonaws.com", "elasticloadbalancing.amazonaws.com", "spot.amazonaws.com"]
 
 READS = ("iam:Get", "iam:List", "iam:Generate", "iam:Simulate")
 
@@ -48,20 +53,24 @@ def template() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def cloud(template: dict[str, Any]) -> Iterator[boto3.Session]:
-    """Where the template is deployed. moto knows no transform, bucket policy, OIDC provider or list as a parameter."""
-    known = {name: r for name, r in template["Resources"].items() if name not in ("StatePolicy", "OidcProvider")}
-    body = json.dumps({**template, "Resources": known, "Transform": []})
-    parameters = {"Repository": "octo/review", "OwnerId": "7", "RepositoryId": "42"}
+    """Where the template is deployed."""
     with mock_aws(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         session = boto3.Session(region_name="eu-west-1")
-        session.client("cloudformation").create_stack(
-            StackName="sentiment-bootstrap",
-            TemplateBody=body.replace('{"Ref": "Environments"}', json.dumps(ENVIRONMENTS)),
-            Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
-        )
+        deploy(session, template, "sentiment-bootstrap", Repository="octo/review", OwnerId="7", RepositoryId="42")
         yield session
+
+
+def deploy(session: boto3.Session, template: dict[str, Any], stack: str, **parameters: str) -> None:
+    """moto knows no transform, bucket policy, OIDC provider or list as a parameter."""
+    known = {name: r for name, r in template["Resources"].items() if name not in ("StatePolicy", "OidcProvider")}
+    body = json.dumps({**template, "Resources": known, "Transform": []})
+    session.client("cloudformation").create_stack(
+        StackName=stack,
+        TemplateBody=body.replace('{"Ref": "Environments"}', json.dumps(ENVIRONMENTS)),
+        Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in parameters.items()],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +89,11 @@ def platform(environment: str, **keys: str) -> dict[str, str]:
     return {"aws:PrincipalArn": f"{ROLE}platform-sentiment-{environment}"} | keys
 
 
+def made(environment: str, kind: str = "x") -> dict[str, str]:
+    """A role that the program makes."""
+    return {"aws:PrincipalArn": f"{ROLE}sentiment-{environment}-{kind}", "aws:PrincipalTag/stack": environment}
+
+
 def test_cloudformation_accepts_the_template():
     assert [str(match) for match in cfnlint.api.lint(TEMPLATE.read_text(), regions=["eu-west-1"])] == []
 
@@ -95,7 +109,7 @@ def test_iam_accepts_every_policy(policies: Policies, cloud: boto3.Session):
 
 
 def test_every_action_exists(policies: Policies):
-    named = {action for statements in policies.values() for s in statements for action in listed(s["Action"])}
+    named = {action for statements in policies.values() for s in statements for action in listed(s["Action"])} - {"*"}
     real = {service: get_actions_for_service(service) for service in {action.split(":")[0] for action in named}}
 
     unknown = [a for a in named if not any(fnmatchcase(r.lower(), a.lower()) for r in real[a.split(":")[0]])]
@@ -218,12 +232,25 @@ def test_images_belong_to_the_registrys_environment(policies: Policies):
     assert [e for e in ENVIRONMENTS if allowed(policies[e], "ecr:DeleteRepository", images, platform(e))] == ["dev"]
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"aws:ResourceTag/stack": "dev"},
+        {"aws:ResourceTag/eks:eks-cluster-name": "sentiment-dev"},
+        {},  # such as AWS's images
+    ],
+)
 @pytest.mark.parametrize("name", OF_EKS)
-def test_boundary_covers_what_eks_needs(name: str, policies: Policies):
-    """moto ships AWS's own policies. A statement's conditions say what the request bears."""
+def test_boundary_covers_what_eks_needs(name: str, tags: dict[str, str], policies: Policies):
+    """moto ships AWS's own policies. The request is that of dev's cluster."""
+    request = made("dev", "cluster") | {
+        **tags,
+        "aws:PrincipalTag/eks:eks-cluster-name": "sentiment-dev",
+        "iam:AWSServiceName": "elasticloadbalancing.amazonaws.com",
+        "iam:PassedToService": "ec2.amazonaws.com",
+    }
     refused: list[tuple[str, str]] = []
     for statement in MANAGED[name]["Document"]["Statement"]:
-        context = {k: v for keys in statement.get("Condition", {}).values() for k, v in keys.items()}
         for action in listed(statement["Action"]):
             for pattern in listed(statement["Resource"]):
                 resource = (
@@ -231,10 +258,18 @@ def test_boundary_covers_what_eks_needs(name: str, policies: Policies):
                     if action == "iam:PassRole"
                     else pattern.replace(":iam::*:", ":iam::123456789012:")
                 )
-                if not allowed(policies["boundary"], action, resource, context):
+                if not allowed(policies["boundary"], action, resource, request):
                     refused.append((action, resource))
 
     assert refused == []
+
+
+def test_boundary_lets_eks_make_the_roles_of_three_services(policies: Policies):
+    def may(service: str) -> bool:
+        request = made("dev", "cluster") | {"iam:AWSServiceName": service}
+        return allowed(policies["boundary"], "iam:CreateServiceLinkedRole", f"{ROLE}aws-service-role/x", request)
+
+    assert [s for s in (*SERVICES, "organizations.amazonaws.com") if may(s)] == SERVICES
 
 
 def environment_of(stack: str) -> Environment:
@@ -244,18 +279,17 @@ def environment_of(stack: str) -> Environment:
 
 @pytest.mark.parametrize("stack", ENVIRONMENTS)
 def test_boundary_covers_the_roles_of_the_program(stack: str, policies: Policies):
-    """Each bears the name and the tag that the program gives it."""
+    """Each bears the name and the tag that the program gives it, and meets the keys of its state and the registry's."""
     env, github = (
         environment_of(stack),
         GitHub(repository="octo/review", owner_id="7", repository_id="42", preview=True),
     )
-    refused: list[tuple[str, str, str]] = []
+    refused: list[tuple[str, str, str, str]] = []
     for kind, (_, statements) in identity.roles(env, github).items():
-        who = {"aws:PrincipalArn": f"{ROLE}{env.name}-{kind}", "aws:PrincipalTag/stack": stack}
-        for s in statements:
-            context = who | {k: v for keys in s.get("Condition", {}).values() for k, v in keys.items()}
-            asked = [(action, resource) for action in s["Action"] for resource in s["Resource"]]
-            refused += [(kind, *a) for a in asked if not allowed(policies["boundary"], *a, context)]
+        for key in (f"alias/sentiment-{stack}", "alias/sentiment-dev"):
+            request = made(stack, kind) | {"kms:ResourceAliases": key}
+            asked = [(action, resource) for s in statements for action in s["Action"] for resource in s["Resource"]]
+            refused += [(kind, key, *a) for a in asked if not allowed(policies["boundary"], *a, request)]
 
     assert refused == []
 
@@ -291,41 +325,87 @@ def test_platform_role_makes_what_bears_the_name_of_its_environment(action: str,
     assert [e for e in ENVIRONMENTS if allowed(policies[e], action, resource, platform(e))] == ["dev"]
 
 
-def test_key_of_the_state_cannot_be_taken_over(policies: Policies):
-    """Keys of the program are its own by their tag; a key that has an alias cannot be given one."""
-    asked = {"aws:RequestTag/stack": "dev"}
-    keys = [asked, asked | {"kms:ResourceAliases": "alias/sentiment-dev"}, asked | {"aws:ResourceTag/stack": "dev"}]
+@pytest.mark.parametrize(
+    ("key", "may"),
+    [
+        ({}, ["kms:TagResource"]),  # new
+        ({"aws:ResourceTag/stack": "dev"}, ["kms:TagResource", "kms:PutKeyPolicy"]),
+        ({"aws:ResourceTag/stack": "prod"}, []),
+        ({"kms:ResourceAliases": "alias/sentiment-dev"}, []),  # of the state
+    ],
+)
+def test_platform_role_takes_over_no_key(key: dict[str, str], may: list[str], policies: Policies):
+    """Keys of the program are its own by their tag, which neither the state's nor another environment's is given."""
+    request = platform("dev", **{"aws:RequestTag/stack": "dev"}, **key)
 
-    assert [allowed(policies["dev"], "kms:TagResource", KEY, key) for key in keys] == [True, False, True]
-    assert [allowed(policies["dev"], "kms:PutKeyPolicy", KEY, key) for key in keys] == [False, False, True]
+    asked = ["kms:TagResource", "kms:PutKeyPolicy"]
+    assert [action for action in asked if allowed(policies["dev"], action, KEY, request)] == may
+
+
+def test_platform_role_gives_an_endpoint_its_private_names(policies: Policies):
+    zone = "arn:aws:route53:::hostedzone/Z1"
+
+    assert allowed(policies["dev"], "route53:AssociateVPCWithHostedZone", zone, platform("dev"))
 
 
 @pytest.mark.parametrize("action", ["iam:CreateRole", "iam:PutRolePolicy", "iam:AttachRolePolicy", "sts:AssumeRole"])
 def test_roles_under_the_boundary_make_no_roles(action: str, policies: Policies):
-    assert not allowed(policies["boundary"], action, f"{ROLE}sentiment-dev-x")
+    assert not allowed(policies["boundary"], action, f"{ROLE}sentiment-dev-x", made("dev"))
 
 
+OF_A_STACK: list[tuple[str, str, dict[str, str]]] = [
+    *[("s3:PutObject", f"{STATE}/{path}", {}) for path in (*OWN_STATE, "releases/{}.json")],
+    ("s3:PutObject", "arn:aws:s3:::sentiment-{}-artifacts-123456789012/1/model", {}),
+    ("kms:Encrypt", KEY, {"kms:ResourceAliases": "alias/sentiment-{}"}),
+    ("ec2:DeleteVpc", f"{EC2}vpc/vpc-1", {"aws:ResourceTag/stack": "{}"}),
+    ("ec2:TerminateInstances", f"{EC2}instance/i-1", {"aws:ResourceTag/stack": "{}"}),
+    ("ec2:TerminateInstances", f"{EC2}instance/i-1", {"aws:ResourceTag/eks:eks-cluster-name": "sentiment-{}"}),
+    ("ec2:CreateSnapshot", f"{EC2}volume/v-1", {"aws:ResourceTag/eks:eks-cluster-name": "sentiment-{}"}),
+    ("elasticloadbalancing:DeleteLoadBalancer", BALANCER, {"aws:ResourceTag/stack": "{}"}),
+    ("iam:PassRole", f"{ROLE}sentiment-{{}}-node", {"iam:PassedToService": "ec2.amazonaws.com"}),
+]
+
+
+@pytest.mark.parametrize(("action", "resource", "keys"), OF_A_STACK)
 @pytest.mark.parametrize(
-    ("role", "tag", "reached"),
+    ("tag", "reached"),
     [
-        ("sentiment-dev-release", "dev", ["dev"]),
-        ("sentiment-dev-release", "prod", []),  # a session may bring any tag, not any name
-        ("sentiment-dev-release", "*", []),
-        ("sentiment-dev-release", None, []),
+        ("dev", ["dev"]),
+        ("prod", []),  # a session may bring any tag, not any name
+        ("dev-release", []),
+        (None, []),
     ],
 )
-def test_roles_under_the_boundary_reach_the_state_and_key_in_their_name_and_tag(
-    role: str, tag: str | None, reached: list[str], policies: Policies
+def test_roles_under_the_boundary_reach_what_is_of_the_stack_in_their_name_and_tag(
+    tag: str | None, reached: list[str], action: str, resource: str, keys: dict[str, str], policies: Policies
 ):
-    who = {"aws:PrincipalArn": ROLE + role} | ({"aws:PrincipalTag/stack": tag} if tag else {})
-    paths = [*OWN_STATE, "releases/{}.json"]
+    who = {"aws:PrincipalArn": f"{ROLE}sentiment-dev-release"} | ({"aws:PrincipalTag/stack": tag} if tag else {})
 
-    for path in paths:
-        assert [
-            e for e in ENVIRONMENTS if allowed(policies["boundary"], "s3:PutObject", f"{STATE}/{path.format(e)}", who)
-        ] == reached
-    keys = {e: who | {"kms:ResourceAliases": f"alias/sentiment-{e}"} for e in ENVIRONMENTS}
-    assert [e for e in ENVIRONMENTS if allowed(policies["boundary"], "kms:Encrypt", KEY, keys[e])] == reached
+    def may(stack: str) -> bool:
+        request = who | {key: value.format(stack) for key, value in keys.items()}
+        return allowed(policies["boundary"], action, resource.format(stack), request)
+
+    assert [e for e in ENVIRONMENTS if may(e)] == reached
+
+
+@pytest.mark.parametrize("name", ["state", "dev-eu", "Dev"])
+def test_no_environment_takes_the_names_of_another_or_of_the_state(name: str, template: dict[str, Any]):
+    pattern = template["Parameters"]["Environments"]["AllowedPattern"]
+
+    assert [bool(re.fullmatch(pattern, n)) for n in (*ENVIRONMENTS, name)] == [True, True, True, False]
+
+
+def test_without_a_repository_nobody_comes_from_github(template: dict[str, Any], cloud: boto3.Session):
+    cloudformation = cloud.client("cloudformation")
+    deploy(cloud, template, "by-hand", Project="byhand")
+    resources = cloudformation.list_stack_resources(StackName="by-hand")["StackResourceSummaries"]
+    outputs = cloudformation.describe_stacks(StackName="by-hand")["Stacks"][0]["Outputs"]
+    cloudformation.delete_stack(StackName="by-hand")
+
+    assert "AWS::S3::Bucket" in [r["ResourceType"] for r in resources]
+    assert "AWS::IAM::Role" not in [r["ResourceType"] for r in resources]
+    assert sorted(o["OutputKey"] for o in outputs) == ["BoundaryArn", "StateUrl"]
+    assert {"Condition": "HasRepository"} in template["Conditions"]["MakesOidcProvider"]["Fn::And"]
 
 
 def test_pointer_versions_never_expire(template: dict[str, Any]):

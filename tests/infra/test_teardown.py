@@ -138,15 +138,23 @@ def test_a_file_that_is_no_state_is_told(tmp_path: Path):
 def test_pulumi_is_asked_where_no_file_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A program of that name fails first, then answers if it is asked the right thing."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    missing = CliRunner().invoke(command, ["--check", "--stack", "prod"])
+    missing = CliRunner().invoke(command, ["--check", "--stack", "dev"])
     program = tmp_path / "pulumi"
     program.write_text("#!/bin/sh\necho 'error: no' >&2; exit 1")
     program.chmod(0o755)
-    failing = CliRunner().invoke(command, ["--check", "--stack", "prod"])
+    failing = CliRunner().invoke(command, ["--check", "--stack", "dev"])
     state = json.dumps({"version": 3, "deployment": {"resources": PROTECTED}})
-    program.write_text(f"#!/bin/sh\n[ \"$*\" = 'stack export --stack prod --non-interactive' ] && echo '{state}'")
-    answering = CliRunner().invoke(command, ["--check", "--stack", "prod"])
+    program.write_text(f"#!/bin/sh\n[ \"$*\" = 'stack export --stack dev --non-interactive' ] && echo '{state}'")
+    answering = CliRunner().invoke(command, ["--check", "--stack", "dev"])
 
     assert missing.stderr == "Error: pulumi is not on PATH: install it, or give --state FILE\n"
     assert failing.stderr.endswith("failed: error: no\n")
     assert "Pulumi refuses to delete it" in answering.stdout
+
+
+def test_the_state_of_another_stack_is_refused(tmp_path: Path):
+    (tmp_path / "state.json").write_text(json.dumps({"version": 3, "deployment": {"resources": PROTECTED}}))
+
+    result = CliRunner().invoke(command, ["--check", "--stack", "prod", "--state", str(tmp_path / "state.json")])
+
+    assert "is the state of dev, not of prod: give --stack" in result.stderr
