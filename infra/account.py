@@ -9,7 +9,7 @@ from infra.checks import Check, Lacking, check, same
 from infra.facts import UNSUPPORTED_ZONES
 from infra.settings import Aws, StackSettings
 
-GONE = {"NoSuchEntity", "NoSuchBucket", "NotFoundException", "404"}
+GONE = {"NoSuchEntity", "NoSuchBucket", "NotFoundException", "ValidationError", "404"}
 UNUSABLE = {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "AuthFailure", "SignatureDoesNotMatch"}
 BOOTSTRAPPED = ("dev", "staging", "prod")  # what infra/bootstrap.yaml prepares unless it is told otherwise
 SIGN_IN = "`aws configure sso --profile NAME` once, then `aws sso login --profile NAME` and `export AWS_PROFILE=NAME`"
@@ -82,17 +82,32 @@ class Account:
         self.edit = f"edit Pulumi.{settings.stack}.yaml"
         self.bucket = f"{settings.project}-state-{aws.account}"
         self.iam = f"arn:{aws.partition}:iam::{aws.account}"
+
+    @cached_property
+    def bootstrap(self) -> str:
+        """The command that makes what is missing. A bootstrap that is there keeps what it is not told again.
+
+        An environment left off its list loses its key: so the list is the one it has, and this stack's.
+        """
+        settings, github, name = self.settings, self.settings.github, f"{self.settings.project}-bootstrap"
         words = [
-            f"aws cloudformation deploy --template-file infra/bootstrap.yaml --stack-name {settings.project}-bootstrap",
-            f"--region {aws.region} --capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND --parameter-overrides",
-            f"Project={settings.project}",
+            f"aws cloudformation deploy --template-file infra/bootstrap.yaml --stack-name {name}",
+            f"--region {self.aws.region} --capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND",
+            f"--parameter-overrides Project={settings.project}",
         ]
-        if settings.stack not in BOOTSTRAPPED:
-            words.append(f"Environments={','.join([*BOOTSTRAPPED, settings.stack])}")
-        if github := settings.github:
+        path = "Stacks[0].Parameters[?ParameterKey=='Environments'].ParameterValue | [0]"
+        try:
+            known = str(self.ask("cloudformation.describe_stacks", path, StackName=name)).split(",")
+        except Lacking:
+            known = [*BOOTSTRAPPED]
+            if check("OIDC provider", self.trusts_github).status == "ok":
+                words.append("ExistingOidcProvider=yes")  # an account has one, whoever made it
+        if settings.stack not in known:
+            words.append(f"Environments={','.join([*known, settings.stack])}")
+        if github:
             ids = f"OwnerId={github.owner_id} RepositoryId={github.repository_id}"
             words.append(f"Repository={github.repository} {ids}")
-        self.bootstrap = " ".join(words)
+        return " ".join(words)
 
     def checks(self) -> Iterator[Check]:
         everywhere = Asker("us-east-1" if self.aws.partition == "aws" else self.aws.region)  # it is always enabled
@@ -109,12 +124,13 @@ class Account:
             ask = f"aws service-quotas request-service-quota-increase --service-code {service} --quota-code {code}"
             more = f"{ask} --region {self.aws.region} --desired-value …"
             yield check(what, lambda what=what: self.quota(what), more)
-        yield from self._bootstrapped()
+        try:
+            yield from self._bootstrapped()
+        except Exception as error:  # whoever may not see the bootstrap is not told to run it
+            yield Check("bootstrap", "skip", " ".join(str(error).split()))
 
     def _bootstrapped(self) -> Iterator[Check]:
-        trust = check("OIDC provider", self.trusts_github, self.bootstrap)
-        once = " ExistingOidcProvider=yes" if trust.status == "ok" else ""  # an account has one, whoever made it
-        state = check("state bucket", lambda: self.there("s3.head_bucket", Bucket=self.bucket), self.bootstrap + once)
+        state = check("state bucket", lambda: self.there("s3.head_bucket", Bucket=self.bucket), self.bootstrap)
         yield state
         if state.status == "fix":
             return  # the same command makes all the rest
@@ -125,7 +141,7 @@ class Account:
             ("boundary", "iam.get_policy", {"PolicyArn": f"{self.iam}:policy/{self.settings.project}-boundary"}),
         ]
         if self.settings.github:
-            yield trust
+            yield check("OIDC provider", self.trusts_github, self.bootstrap)
             needed.append(("platform role", "iam.get_role", {"RoleName": f"platform-{self.settings.name}"}))
         for what, call, thing in needed:
             yield check(what, lambda call=call, thing=thing: self.there(call, **thing), self.bootstrap)

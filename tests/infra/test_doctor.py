@@ -38,7 +38,7 @@ TOOLS = {
 BOOTSTRAP = (
     "aws cloudformation deploy --template-file infra/bootstrap.yaml --stack-name sentiment-bootstrap "
     f"--region {REGION} --capabilities CAPABILITY_NAMED_IAM CAPABILITY_AUTO_EXPAND "
-    "--parameter-overrides Project=sentiment Repository=acme/reviews OwnerId=41 RepositoryId=42"
+    "--parameter-overrides Project=sentiment {}Repository=acme/reviews OwnerId=41 RepositoryId=42"
 )
 
 
@@ -147,7 +147,7 @@ def test_without_bootstrap_there_is_one_command(root: Path, aws: Callable[..., A
 
     (fix,) = told(root, "fix")
 
-    assert fix.endswith(f"{BOOTSTRAP} ExistingOidcProvider=yes")
+    assert fix.endswith(BOOTSTRAP.format("ExistingOidcProvider=yes "))
 
 
 def test_each_fault_of_the_account_gives_its_fix(root: Path, aws: Callable[..., Any]):
@@ -160,7 +160,7 @@ def test_each_fault_of_the_account_gives_its_fix(root: Path, aws: Callable[..., 
 
     assert "VPCs 5 of 5 in use, 1 more needed: aws service-quotas request-service-quota-increase" in vpcs
     assert versions.startswith(f"fix versions Suspended, not Enabled: aws s3api put-bucket-versioning --bucket {STATE}")
-    assert key.endswith(BOOTSTRAP)
+    assert key.endswith(BOOTSTRAP.format("ExistingOidcProvider=yes "))
 
 
 def test_only_the_admin_role_will_do(root: Path, aws: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
@@ -233,6 +233,25 @@ def test_an_empty_file_is_filled_in_from_what_the_doctor_finds(root: Path):
     shutil.copy(ROOT / "Pulumi.dev.yaml", root)
 
     assert told(root, "ok role") == [f"ok role arn:aws:iam::{ACCOUNT}:role/admin"]
+
+
+def test_an_environment_joins_those_that_the_bootstrap_knows(root: Path, aws: Callable[..., Any]):
+    """Left off the list, another environment would lose its key. And a provider of its own is no other's."""
+    template = {  # moto shows a list otherwise than AWS, which shows what was given
+        "Parameters": {"Environments": {"Type": "String"}},
+        "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
+    }
+    aws("cloudformation").create_stack(
+        StackName="sentiment-bootstrap",
+        TemplateBody=json.dumps(template),
+        Parameters=[{"ParameterKey": "Environments", "ParameterValue": "dev,prod,eu"}],
+    )
+    (root / "Pulumi.test.yaml").write_text((root / "Pulumi.dev.yaml").read_text())
+
+    lines = run(root, "--stack", "test").output
+
+    assert "Project=sentiment Environments=dev,prod,eu,test Repository=acme/reviews" in lines
+    assert "ExistingOidcProvider" not in lines
 
 
 def test_another_environment_is_asked_of_the_bootstrap(root: Path, aws: Callable[..., Any]):
