@@ -20,6 +20,7 @@ def disagreements(settings: "StackSettings") -> list[str]:
         ),
     ]
     if aws is None:
+        rules.append((tracking.replicas > 1, f"tracking.replicas is {tracking.replicas}: one volume serves one"))
         unread = sorted({"github", "network", "cluster", "budget"} & settings.model_fields_set)
         rules += [(True, f"{name} is set, and aws is not: without AWS nothing reads it") for name in unread]
     elif cluster.endpoint == "public":

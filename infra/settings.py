@@ -141,6 +141,12 @@ class Tracking(Section):
     stack: str | None = Field(
         default=None, pattern=STACK, description="the stack that runs MLflow, such as dev; none where enabled is true"
     )
+    image: str = Field(
+        default="ghcr.io/mlflow/mlflow:v3.17.0-full",
+        pattern=r"^\S+(:|@sha256:)[\w.-]+$",
+        description="image of the MLflow server with a tag or digest; its version is near that in requirements.lock",
+    )
+    replicas: int = Field(default=1, ge=1, le=4, description="MLflow servers, 1 to 4; without AWS, 1")
     database_class: str = Field(
         default="db.t4g.micro",
         pattern=r"^db\.[a-z0-9]+\.[a-z0-9]+$",

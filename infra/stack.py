@@ -1,78 +1,44 @@
-"""One environment, as a picture: what there is, and what leans on what. Decides nothing by itself."""
+"""One stack, as a picture: what there is, and what leans on what. Decides nothing by itself."""
 
 import pulumi
-import pulumi_aws as aws
 import pulumi_kubernetes as kubernetes
 
-from infra.cloud.budget import Budget, BudgetArgs
-from infra.cloud.cluster import Cluster, ClusterArgs
-from infra.cloud.environment import Environment
-from infra.cloud.identity import Identity, IdentityArgs
-from infra.cloud.images import Images, ImagesArgs
-from infra.cloud.network import Network, NetworkArgs
-from infra.cloud.storage import Storage, StorageArgs
+from infra.cloud.ground import lay
+from infra.cloud.storage import PORT as POSTGRES
+from infra.facts import POD_IDENTITY, SERVICES_CIDR
 from infra.settings import Aws, StackSettings
+from infra.workloads.pods import to_block, to_dns
+from infra.workloads.tracking import Stores, Tracking, TrackingArgs
 
 
 def build(settings: StackSettings) -> None:
-    """Everything of a stack. the README lists its outputs."""
+    """Everything of a stack."""
     if settings.aws:
-        _cloud(settings, settings.aws)
+        cluster, stores = _on_aws(settings, settings.aws)
     else:
-        kubernetes.Provider("cluster", enable_server_side_apply=True)  # whatever kubectl's current context names
+        cluster, stores = kubernetes.Provider("cluster", enable_server_side_apply=True), None  # kubectl's context
+    inside = pulumi.ResourceOptions(providers=[cluster])
+    if settings.tracking.enabled:
+        Tracking("tracking", TrackingArgs(settings=settings.tracking, stores=stores), inside)
 
 
-def _cloud(settings: StackSettings, where: Aws) -> None:
-    tracking = settings.tracking
-    env = Environment.of(settings, where)
-    provider = aws.Provider(
-        "aws",
-        region=env.region,
-        allowed_account_ids=[env.account],  # whoever is logged in elsewhere changes nothing there
-        default_tags=aws.ProviderDefaultTagsArgs(tags={"project": env.project, "stack": env.stack}),
+def _on_aws(settings: StackSettings, where: Aws) -> tuple[kubernetes.Provider, Stores | None]:
+    """The ground that AWS gives: a cluster, and the stores of an MLflow server where there is one."""
+    ground = lay(settings, where)
+    if not ground.storage:
+        return ground.cluster, None
+    reaches = [
+        to_dns(SERVICES_CIDR),
+        to_block(settings.network.cidr, POSTGRES),
+        to_block(POD_IDENTITY, 80),
+        to_block("0.0.0.0/0", 443),  # S3 has addresses all over
+    ]
+    return ground.cluster, Stores(
+        database_host=ground.storage.database_host,
+        database_password=ground.storage.database_password,
+        database_tls=True,
+        artifacts=pulumi.Output.format("s3://{0}", ground.storage.bucket),
+        region=where.region,
+        reaches=reaches,
+        after=[ground.storage.identity],
     )
-    inside = pulumi.ResourceOptions(providers=[provider])
-
-    network = Network("network", NetworkArgs(environment=env, settings=settings.network), inside)
-    cluster = Cluster(
-        "cluster",
-        ClusterArgs(
-            environment=env,
-            inside=settings.network.cidr,
-            after=network.ready,
-            subnet_ids=network.private_subnet_ids,
-            admins=list(dict.fromkeys([where.admin_role, *([env.platform_role] if settings.github else [])])),
-            settings=settings.cluster,
-        ),
-        inside,
-    )
-    if tracking.enabled:
-        images = Images("images", ImagesArgs(environment=env), inside)
-        storage = Storage(
-            "storage",
-            StorageArgs(
-                environment=env,
-                vpc_id=network.vpc_id,
-                subnet_ids=network.private_subnet_ids,
-                client_security_group_id=cluster.security_group_id,
-                cluster_name=cluster.name,
-                settings=tracking,
-            ),
-            inside,
-        )
-        pulumi.export("artifacts", storage.bucket)
-        pulumi.export("image_repository", images.repository)
-    else:
-        registry = pulumi.StackReference(f"organization/{env.project}/{env.registry}")
-        pulumi.export("image_repository", registry.require_output("image_repository"))
-    if settings.github:
-        identity = Identity(
-            "identity",
-            IdentityArgs(environment=env, github=settings.github, cluster_name=cluster.name),
-            inside,
-        )
-        pulumi.export("roles", identity.roles)
-    if settings.budget:
-        Budget("budget", BudgetArgs(environment=env, settings=settings.budget), inside)
-    pulumi.export("cluster", cluster.name)
-    pulumi.export("region", env.region)

@@ -119,18 +119,28 @@ def plain(value: Any) -> Any:
     """A message's value as Python has it, secrets as Secret."""
     if isinstance(value, dict):
         if value.get(SIGNATURE) == SECRET:
-            inner = plain(value["value"])
-            return Secret(inner if isinstance(inner, str) else json.dumps(inner))
+            return marked(plain(value["value"]))
         return {name: plain(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [plain(inner) for inner in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def marked(value: Any) -> Any:
+    """Every string of a secret is one."""
+    if isinstance(value, dict):
+        return {name: marked(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [marked(inner) for inner in value]
+    return Secret(value if isinstance(value, str) else json.dumps(value))
+
+
 def shown(value: Any) -> str:
     """A value on one line; documents in JSON are shown as what they say, secrets as what they are."""
     if isinstance(value, Secret):
         return "(secret)"
+    if isinstance(value, dict):
+        value = {name: shown(inner) if isinstance(inner, Secret) else inner for name, inner in value.items()}
     if isinstance(value, str):
         with suppress(ValueError):
             value = json.loads(value) if value.startswith("{") else value

@@ -66,7 +66,7 @@ def test_a_stack_without_aws_asks_nothing_of_it(built: Built):
     graph = built("local")
 
     assert of_aws(graph) == []
-    assert [resource.name for resource in graph.all("kubernetes")] == ["cluster"]
+    assert graph.one("pulumi:providers:kubernetes").inputs.keys() == {"enableServerSideApply"}, "kubectl's own context"
 
 
 def test_one_stack_owns_registry_and_images_and_the_others_read_its_outputs(built: Built):
@@ -272,6 +272,12 @@ EFFECTS: dict[tuple[str, ...], tuple[Any, Callable[[Graph], Any], Any]] = {
         lambda g: g.one("eks/cluster:Cluster").inputs.get("encryptionConfig", {}).get("resources"),
         ["secrets"],
     ),
+    ("tracking", "image"): (
+        "registry.example/mlflow:v4.0.0",
+        lambda g: g.one("apps/v1:Deployment").inputs["spec"]["template"]["spec"]["containers"][0]["image"],
+        "registry.example/mlflow:v4.0.0",
+    ),
+    ("tracking", "replicas"): (2, lambda g: g.one("apps/v1:Deployment").inputs["spec"]["replicas"], 2),
     ("tracking", "database_class"): ("db.m7g.large", lambda g: database(g)["instanceClass"], "db.m7g.large"),
     ("tracking", "database_gib"): (
         30,
