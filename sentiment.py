@@ -340,6 +340,7 @@ def image(*, number: int | None, alias: str, as_json: bool, base: str | None, **
 
 cli.add_command(Elsewhere("doctor", "infra.doctor", "What this machine and the AWS account still lack, and the fix."))
 cli.add_command(Elsewhere("cost", "infra.cost", "What a stack costs a month, and what would lower it."))
+cli.add_command(Elsewhere("tracking", "infra.forward", "`exec`: run a command beside a stack's MLflow server."))
 cli.add_command(Elsewhere("teardown", "infra.teardown", "What stands in the way of `pulumi destroy`."))
 
 

@@ -90,7 +90,7 @@ def test_modules_stay_short_enough_to_read(path: Path):
     assert lines <= limits.get(str(path.relative_to(ROOT)), 290)
 
 
-@pytest.mark.parametrize(("package", "budget"), [("infra", 2_700), ("service", 2_450), ("training", 1_350)])
+@pytest.mark.parametrize(("package", "budget"), [("infra", 2_800), ("service", 2_450), ("training", 1_350)])
 def test_a_package_stays_within_its_budget(package: str, budget: int):
     """People read a starter before they trust it: a line more here is a line less elsewhere, or a reason to say why."""
     lines = sum(len(path.read_text().splitlines()) for path in MODULES if path.relative_to(ROOT).parts[0] == package)

