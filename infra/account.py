@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from infra.checks import Check, Lacking, check, same
+from infra.cloud.environment import Environment
 from infra.facts import UNSUPPORTED_ZONES
 from infra.settings import Aws, StackSettings
 
@@ -80,8 +81,8 @@ class Account:
     def __init__(self, settings: StackSettings, aws: Aws) -> None:
         self.settings, self.aws, self.ask = settings, aws, Asker(aws.region)
         self.edit = f"edit Pulumi.{settings.stack}.yaml"
-        self.bucket = f"{settings.project}-state-{aws.account}"
-        self.iam = f"arn:{aws.partition}:iam::{aws.account}"
+        self.env = Environment.of(settings, aws)
+        self.bucket = self.env.state_bucket.rpartition(":")[2]
 
     @cached_property
     def bootstrap(self) -> str:
@@ -138,11 +139,11 @@ class Account:
         yield check("versions", self.versions, fix)
         needed = [
             ("state key", "kms.describe_key", {"KeyId": f"alias/{self.settings.name}"}),
-            ("boundary", "iam.get_policy", {"PolicyArn": f"{self.iam}:policy/{self.settings.project}-boundary"}),
+            ("boundary", "iam.get_policy", {"PolicyArn": self.env.boundary}),
         ]
         if self.settings.github:
             yield check("OIDC provider", self.trusts_github, self.bootstrap)
-            needed.append(("platform role", "iam.get_role", {"RoleName": f"platform-{self.settings.name}"}))
+            needed.append(("platform role", "iam.get_role", {"RoleName": self.env.platform_role.rpartition("/")[2]}))
         for what, call, thing in needed:
             yield check(what, lambda call=call, thing=thing: self.there(call, **thing), self.bootstrap)
 
@@ -178,8 +179,9 @@ class Account:
         return same(self.ask("s3.get_bucket_versioning", "Status || 'none'", Bucket=self.bucket), "Enabled")
 
     def trusts_github(self) -> str:
-        issuer = f"{self.iam}:oidc-provider/token.actions.githubusercontent.com"
-        audiences = self.ask("iam.get_open_id_connect_provider", "ClientIDList", OpenIDConnectProviderArn=issuer)
+        audiences = self.ask(
+            "iam.get_open_id_connect_provider", "ClientIDList", OpenIDConnectProviderArn=self.env.oidc_provider
+        )
         return same(
             "sts.amazonaws.com" if "sts.amazonaws.com" in audiences else f"for {audiences}", "sts.amazonaws.com"
         )

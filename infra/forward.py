@@ -33,7 +33,7 @@ def _kubectl(settings: StackSettings) -> Generator[dict[str, str]]:
         environment = dict(os.environ)
         if settings.aws:
             environment["KUBECONFIG"] = f"{folder}/kubeconfig"
-            cluster = f"{settings.project}-{settings.tracking.stack or settings.stack}"
+            cluster = f"{settings.project}-{settings.registry}"
             _run(["aws", "eks", "update-kubeconfig", "--name", cluster, "--region", settings.aws.region], environment)
         yield environment
 

@@ -194,6 +194,11 @@ class StackSettings(Section):
         """Prefix of every name in the account, such as sentiment-dev."""
         return f"{self.project}-{self.stack}"
 
+    @property
+    def registry(self) -> str:
+        """The stack that runs MLflow for this one."""
+        return self.tracking.stack or self.stack
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if faults := disagreements(self):

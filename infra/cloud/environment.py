@@ -27,7 +27,7 @@ class Environment:
         return cls(
             project=settings.project,
             stack=settings.stack,
-            registry=settings.tracking.stack or settings.stack,
+            registry=settings.registry,
             region=where.region,
             account=where.account,
             partition=where.partition,

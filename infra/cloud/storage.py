@@ -10,8 +10,8 @@ import pulumi_random as random
 from infra.cloud.environment import Environment
 from infra.cloud.roles import Role, RoleArgs, allow, document, service_trust
 from infra.settings import Tracking as Settings
+from infra.workloads.names import TRACKING
 
-NAMESPACE = SERVICE_ACCOUNT = "tracking"  # in the cluster: who runs the MLflow server
 PORT = 5432
 
 
@@ -184,8 +184,8 @@ class Storage(pulumi.ComponentResource):
         self.identity = aws.eks.PodIdentityAssociation(
             "tracking",
             cluster_name=args.cluster_name,
-            namespace=NAMESPACE,
-            service_account=SERVICE_ACCOUNT,
+            namespace=TRACKING,
+            service_account=TRACKING,
             role_arn=role.arn,
             opts=pulumi.ResourceOptions(parent=self, depends_on=role.granted),
         )

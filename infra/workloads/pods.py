@@ -46,7 +46,6 @@ def secret_env(name: str, secret: pulumi.Input[str], key: str) -> core.EnvVarArg
 def to_dns(services_cidr: str | None) -> networking.NetworkPolicyEgressRuleArgs:
     """The way to name resolution. On EKS Auto Mode it runs on the node, behind the services' .10 address; elsewhere in
     pods of kube-system."""
-    ports = [networking.NetworkPolicyPortArgs(port=DNS_PORT, protocol=protocol) for protocol in ("UDP", "TCP")]
     peer = networking.NetworkPolicyPeerArgs(
         namespace_selector=kubernetes.meta.v1.LabelSelectorArgs(
             match_labels={"kubernetes.io/metadata.name": "kube-system"}
@@ -55,19 +54,19 @@ def to_dns(services_cidr: str | None) -> networking.NetworkPolicyEgressRuleArgs:
     if services_cidr:
         block = networking.IPBlockArgs(cidr=services_cidr.replace(".0.0/16", ".0.10/32"))
         peer = networking.NetworkPolicyPeerArgs(ip_block=block)
-    return networking.NetworkPolicyEgressRuleArgs(to=[peer], ports=ports)
+    return _way(peer, DNS_PORT, "UDP", "TCP")
 
 
 def to_block(cidr: str, port: int) -> networking.NetworkPolicyEgressRuleArgs:
-    peer = networking.NetworkPolicyPeerArgs(ip_block=networking.IPBlockArgs(cidr=cidr))
-    return networking.NetworkPolicyEgressRuleArgs(
-        to=[peer], ports=[networking.NetworkPolicyPortArgs(port=port, protocol="TCP")]
-    )
+    return _way(networking.NetworkPolicyPeerArgs(ip_block=networking.IPBlockArgs(cidr=cidr)), port, "TCP")
 
 
 def to_pods(labels: dict[str, str], port: int) -> networking.NetworkPolicyEgressRuleArgs:
     """Pods of the same namespace."""
-    peer = networking.NetworkPolicyPeerArgs(pod_selector=kubernetes.meta.v1.LabelSelectorArgs(match_labels=labels))
-    return networking.NetworkPolicyEgressRuleArgs(
-        to=[peer], ports=[networking.NetworkPolicyPortArgs(port=port, protocol="TCP")]
-    )
+    selector = kubernetes.meta.v1.LabelSelectorArgs(match_labels=labels)
+    return _way(networking.NetworkPolicyPeerArgs(pod_selector=selector), port, "TCP")
+
+
+def _way(peer: networking.NetworkPolicyPeerArgs, port: int, *protocols: str) -> networking.NetworkPolicyEgressRuleArgs:
+    ports = [networking.NetworkPolicyPortArgs(port=port, protocol=protocol) for protocol in protocols]
+    return networking.NetworkPolicyEgressRuleArgs(to=[peer], ports=ports)
